@@ -1,0 +1,52 @@
+"""The Python interface, behind `linnaeus.train` and `linnaeus.load`."""
+
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+from linnaeus.app.config import make_config
+from linnaeus.app.progress import Display
+from linnaeus.app.run import Run
+from linnaeus.app.train import train as run_training
+from linnaeus.deploy.bundle import Bundle, load_bundle
+
+
+def train(
+    data: str | PathLike[str],
+    *,
+    model: str = "auto",
+    duration: str = "20ep",
+    seed: int = 0,
+    out: str | PathLike[str] | None = None,
+    settings: dict[str, dict[str, Any]] | None = None,
+    quiet: bool = False,
+) -> Run:
+    """Trains a classifier and leaves a complete run.
+
+    Args:
+        data: a folder of class folders, or the name of a built-in set.
+        model: a name of `linnaeus models`.
+        duration: "20ep" or "5000st".
+        seed: of everything random.
+        out: the run's folder; by default `runs/<name>-<number>`.
+        settings: any other settings by section, such as `{"optim": {"lr": 0.05}}`.
+        quiet: print nothing.
+
+    Raises:
+        LinnaeusError: one of `linnaeus.core.errors`, with an explanation.
+    """
+    content: dict[str, dict[str, Any]] = {name: dict(section) for name, section in (settings or {}).items()}
+    content.setdefault("data", {})["source"] = str(data)
+    content.setdefault("model", {})["name"] = model
+    content.setdefault("train", {}).update(duration=duration, seed=seed)
+    folder = None if out is None else Path(out)
+    return run_training(make_config(content), out=folder, display=Display(quiet=quiet))
+
+
+def load(path: str | PathLike[str]) -> Bundle:
+    """Loads a finished run or the model folder of one.
+
+    Raises:
+        LinnaeusError: if there is none, or it is damaged.
+    """
+    return load_bundle(Path(path))

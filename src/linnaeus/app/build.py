@@ -1,0 +1,211 @@
+"""The composition root: the one place that turns a complete `Config` into objects."""
+
+import os
+from dataclasses import replace
+from functools import partial
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from linnaeus.app.config import AugmentConfig, Config
+from linnaeus.app.prepare import Prepared
+from linnaeus.app.progress import Display
+from linnaeus.core.batch import Loader
+from linnaeus.core.classifier import Classifier
+from linnaeus.core.duration import Duration
+from linnaeus.core.preprocess import Geometry, Preprocess, to_channels
+from linnaeus.core.seed import derive
+from linnaeus.data.augment import flip, pad_crop, random_resized_crop
+from linnaeus.data.decode import Pixels
+from linnaeus.data.loader import Draws, FileLoader, MemoryLoader, Order, PrepareImage
+from linnaeus.data.sources import Source
+from linnaeus.engine.autotune import arrange
+from linnaeus.engine.loss import cross_entropy
+from linnaeus.engine.step import State, StepRule
+from linnaeus.models import create_model
+from linnaeus.optim.ema import Ema
+from linnaeus.optim.groups import param_groups
+from linnaeus.optim.optimizers import OPTIMIZERS
+from linnaeus.optim.schedule import SCHEDULES
+
+CROP_SHARE = 0.875
+"""Evaluation sees the centre of a photo: this share of the shorter side, the 224 of 256 of the ResNet paper."""
+PHOTO_STATISTICS = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+"""Mean and std of ImageNet's colours, the field's convention for photos."""
+GREY_STATISTICS = ((0.449,), (0.226,))
+"""Their averages, for grey photos."""
+
+
+def make_model(config: Config, num_classes: int) -> Classifier:
+    """The network, with weights drawn from the run's seed."""
+    model = config.model
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derive(config.train.seed, "init"))
+        return create_model(
+            model.name,
+            num_classes=num_classes,
+            in_channels=model.in_channels or 3,
+            image_size=model.image_size,
+            **model.options,
+        )
+
+
+class Images:
+    """The images of a run as the network will see them, and the loaders that bring them.
+
+    Attributes:
+        preprocess: with the statistics of the training images where these are in memory, and the field's for photos.
+    """
+
+    def __init__(self, config: Config, prepared: Prepared, display: Display) -> None:
+        """Fits the images of all roles into memory where `data.loader` is "memory"."""
+        self._config, self._prepared = config, prepared
+        self.preprocess = Preprocess(_geometry(config))
+        self._memory: NDArray[np.uint8] | None = None
+        if config.data.loader == "memory":
+            self._memory = _fit_all(prepared, self.preprocess, display)
+            training = self._memory[prepared.split.indices("train")]
+            self.preprocess = Preprocess(_with_statistics(self.preprocess.geometry, training))
+
+    def training(self) -> Loader:
+        """Shuffled and augmented training images."""
+        train, augment = self._config.train, self._config.augment
+        index = self._prepared.split.indices("train")
+        order = Order(len(index), min(train.batch_size, len(index)), train.seed)
+        if self._memory is None:
+            prepare = partial(_augment_image, augment=augment, preprocess=self.preprocess)
+            return _file_loader(self._prepared.source, index, order, prepare, self.preprocess, self._config)
+        augment_batch = partial(_augment_batch, augment=augment)
+        return MemoryLoader(self._memory, self._targets, index, order=order, augment=augment_batch)
+
+    def evaluation(self, role: str) -> Loader:
+        """The images of one role, in order and as they are."""
+        index = self._prepared.split.indices(role)
+        if self._memory is None:
+            return evaluation_loader(self._prepared.source, index, self.preprocess, self._config)
+        return MemoryLoader(self._memory, self._targets, index, order=_evaluation_order(index, self._config))
+
+    @property
+    def _targets(self) -> Tensor:
+        return torch.from_numpy(self._prepared.source.labels.targets)
+
+
+def evaluation_loader(source: Source, index: NDArray[np.int64], preprocess: Preprocess, config: Config) -> Loader:
+    """The images of `source` at `index`, in order, prepared for evaluation by worker processes."""
+    prepare = partial(_fit_image, preprocess=preprocess)
+    return _file_loader(source, index, _evaluation_order(index, config), prepare, preprocess, config)
+
+
+def _file_loader(
+    source: Source,
+    index: NDArray[np.int64],
+    order: Order,
+    prepare: PrepareImage,
+    preprocess: Preprocess,
+    config: Config,
+) -> Loader:
+    size, workers = preprocess.geometry.image_size, config.data.workers
+    return FileLoader(
+        source,
+        index,
+        torch.from_numpy(source.labels.targets),
+        order=order,
+        prepare=prepare,
+        shape=(preprocess.channels, size, size),
+        workers=min(8, os.cpu_count() or 1) if workers is None else workers,
+    )
+
+
+def make_state(config: Config, num_classes: int, device: torch.device) -> State:
+    """The network, its optimizer and its average, before the first step."""
+    optim = config.optim
+    assert optim.name
+    assert optim.lr
+    assert optim.weight_decay is not None  # resolve() has decided all three
+    model = arrange(make_model(config, num_classes).to(device), channels_last=bool(config.train.channels_last))
+    optimizer = OPTIMIZERS[optim.name](param_groups(model, optim.weight_decay), lr=optim.lr)
+    for group in optimizer.param_groups:
+        group["initial_lr"] = optim.lr  # what the schedule multiplies
+    ema = Ema(model, optim.ema) if optim.ema > 0 else None
+    sums = torch.zeros(3, dtype=torch.float32 if device.type == "mps" else torch.float64, device=device)
+    return State(model, optimizer, ema, sums)
+
+
+def make_rule(config: Config, preprocess: Preprocess, loader: Loader) -> StepRule:
+    """How each step is taken. `preprocess` is on the device of the network."""
+    optim, train = config.optim, config.train
+    return StepRule(
+        preprocess=preprocess,
+        loss=partial(cross_entropy, label_smoothing=train.label_smoothing),
+        schedule=partial(SCHEDULES[optim.schedule], warmup=optim.warmup, floor=optim.floor),
+        total_steps=Duration.parse(train.duration).steps(steps_per_epoch=loader.num_batches),
+        seed=train.seed,
+        precision="bf16" if train.precision == "bf16" else "fp32",
+        accumulate=train.accumulate,
+        clip_norm=optim.clip_norm or 0.0,
+    )
+
+
+def _geometry(config: Config) -> Geometry:
+    size = config.model.image_size
+    assert size is not None  # resolve() has decided it
+    channels = config.model.in_channels or 3
+    mean, std = PHOTO_STATISTICS if channels == 3 else (GREY_STATISTICS[0] * channels, GREY_STATISTICS[1] * channels)
+    resize = size if config.data.loader == "memory" else round(size / CROP_SHARE)
+    return Geometry(size, resize, mean, std)
+
+
+def _with_statistics(geometry: Geometry, images: NDArray[np.uint8]) -> Geometry:
+    """The same geometry with the mean and std of (N, S, S, C) images."""
+    counts = np.stack([np.bincount(images[..., c].ravel(), minlength=256) for c in range(images.shape[3])])
+    levels = np.arange(256) / 255
+    mean = counts @ levels / counts.sum(1)
+    std = np.sqrt(np.maximum(counts @ levels**2 / counts.sum(1) - mean**2, 1e-4))  # a constant channel has none
+    return replace(geometry, mean=tuple(mean.round(4).tolist()), std=tuple(std.round(4).tolist()))
+
+
+def _fit_all(prepared: Prepared, preprocess: Preprocess, display: Display) -> NDArray[np.uint8]:
+    """(M, S, S, C) uint8: every image of the source that has a role, fitted; zeros for the others."""
+    source, findings = prepared.source, prepared.audit.findings
+    size = preprocess.geometry.image_size
+    images = np.zeros((len(findings), size, size, preprocess.channels), np.uint8)
+    usable = np.flatnonzero(prepared.split.roles != "").tolist()
+    with display.bar("loading images", len(usable)) as advance:
+        for index in usable:
+            pixels = findings[index].pixels
+            pixels = source.decode(source.read(index)) if pixels is None else pixels
+            images[index] = preprocess.fit(pixels).permute(1, 2, 0).numpy()  # (C, S, S) -> (S, S, C)
+            advance(1)
+    return images
+
+
+def _evaluation_order(index: NDArray[np.int64], config: Config) -> Order:
+    return Order(len(index), min(2 * config.train.batch_size, len(index)), None)
+
+
+def _augment_batch(images: NDArray[np.uint8], draws: Draws, *, augment: AugmentConfig) -> NDArray[np.uint8]:
+    if augment.crop == "pad":
+        images = pad_crop(images, draws, padding=augment.padding)
+    return flip(images, draws) if augment.flip else images
+
+
+def _augment_image(pixels: Pixels, draws: Draws, *, augment: AugmentConfig, preprocess: Preprocess) -> Tensor:
+    geometry = preprocess.geometry
+    if augment.crop == "resized":
+        image = random_resized_crop(
+            to_channels(pixels, preprocess.channels),
+            draws,
+            size=geometry.image_size,
+            min_area=augment.min_area,
+            interpolation=geometry.interpolation,
+        )
+    else:
+        image = preprocess.fit(pixels)
+    batch = _augment_batch(image.permute(1, 2, 0)[None].numpy(), draws[None], augment=augment)  # as (1, S, S, C)
+    return torch.from_numpy(batch[0]).permute(2, 0, 1)  # (S, S, C) -> (C, S, S)
+
+
+def _fit_image(pixels: Pixels, _: Draws, *, preprocess: Preprocess) -> Tensor:
+    return preprocess.fit(pixels)

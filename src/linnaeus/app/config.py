@@ -1,0 +1,238 @@
+"""The complete configuration of a run: data only, frozen, strict. An unknown key is an error, and so is a wrong type."""
+
+import re
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from linnaeus.core.duration import Duration
+from linnaeus.core.errors import RequestError
+
+VERSION = 1
+
+_FLOAT = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$")
+
+
+class Section(BaseModel):
+    """Base of every section."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class DataConfig(Section):
+    """Which images, and who learns from which.
+
+    Attributes:
+        source: a folder of class folders, or the name of a built-in set.
+        val_share, test_share: shares to carve where the source has no such split.
+        limit: use at most this many images of each class, for a quick trial; null for all.
+        loader: "memory" keeps all images decoded; "files" decodes in worker processes; "auto" takes memory for sets of
+            small images.
+        workers: processes of the file loader; null for one a core, at most 8.
+    """
+
+    source: str
+    val_share: float = Field(0.10, gt=0, lt=1)
+    test_share: float = Field(0.20, gt=0, lt=1)
+    limit: int | None = Field(None, ge=3)
+    loader: Literal["auto", "memory", "files"] = "auto"
+    workers: int | None = Field(None, ge=0)
+
+
+class ModelConfig(Section):
+    """Which network.
+
+    Attributes:
+        name: of `linnaeus models`, or "auto".
+        image_size: pixels; null for the images' own size where they are small, or the network's.
+        in_channels: 1 for grey, 3 for colour; null for what the images are.
+        options: further keywords of the network, such as {"drop_path": 0.1}.
+    """
+
+    name: str = "auto"
+    image_size: int | None = Field(None, ge=1)
+    in_channels: int | None = Field(None, ge=1)
+    options: dict[str, str | int | float | bool] = {}
+
+
+class AugmentConfig(Section):
+    """What training does to images.
+
+    Attributes:
+        crop: "pad" shifts small images by a few pixels; "resized" takes a random part; "none" the centre; "auto" takes
+            pad for images in memory and resized for files.
+        padding: pixels of the shift.
+        min_area: smallest part, as a share of the image's area.
+        flip: mirror left to right, half of the time.
+    """
+
+    crop: Literal["auto", "none", "pad", "resized"] = "auto"
+    padding: int = Field(4, ge=1)
+    min_area: float = Field(0.35, gt=0, le=1)
+    flip: bool = True
+
+
+class OptimConfig(Section):
+    """How weights change. Null stands for the default of the network's family.
+
+    Attributes:
+        lr: learning rate at the top of the schedule.
+        warmup: share of the run in which the learning rate rises.
+        floor: share of the learning rate that is left at the end.
+        clip_norm: largest norm of the gradient; 0 for no limit.
+        ema: decay of the averaged weights; 0 for none.
+    """
+
+    name: Literal["sgd", "adamw"] | None = None
+    lr: float | None = Field(None, gt=0)
+    weight_decay: float | None = Field(None, ge=0)
+    schedule: Literal["cosine", "constant"] = "cosine"
+    warmup: float = Field(0.05, ge=0, lt=1)
+    floor: float = Field(0.0, ge=0, le=1)
+    clip_norm: float | None = Field(None, ge=0)
+    ema: float = Field(0.0, ge=0, lt=1)
+
+
+class TrainConfig(Section):
+    """How long and how.
+
+    Attributes:
+        duration: "30ep" epochs or "5000st" steps.
+        batch_size: images a step.
+        accumulate: micro-batches a step, to save memory.
+        precision, channels_last: "auto" and null measure and take the fastest.
+    """
+
+    duration: str = "20ep"
+    batch_size: int = Field(64, ge=1)
+    accumulate: int = Field(1, ge=1)
+    label_smoothing: float = Field(0.1, ge=0, lt=1)
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    channels_last: bool | None = None
+    seed: int = Field(0, ge=0)
+    device: str = "auto"
+
+    @field_validator("duration")
+    @classmethod
+    def _duration(cls, text: str) -> str:
+        duration = Duration.parse(text)
+        if duration.unit not in ("ep", "st"):
+            raise ValueError(
+                f"'{text}' is not available yet as the length of a run: give epochs (30ep) or steps (5000st)"
+            )
+        return text
+
+
+class CheckpointConfig(Section):
+    """When the state is saved.
+
+    Attributes:
+        seconds: longest time without a checkpoint within an epoch; every epoch ends with one.
+        keep: how many to keep, beside the best weights.
+    """
+
+    seconds: float = Field(300.0, ge=0)
+    keep: int = Field(2, ge=1)
+
+
+class Config(Section):
+    """A run from data to deliverable."""
+
+    data: DataConfig
+    model: ModelConfig = ModelConfig()
+    augment: AugmentConfig = AugmentConfig()
+    optim: OptimConfig = OptimConfig()
+    train: TrainConfig = TrainConfig()
+    checkpoint: CheckpointConfig = CheckpointConfig()
+
+    def replace(self, **sections: dict[str, Any]) -> "Config":
+        """A copy with some settings changed and all of them checked again."""
+        content = self.model_dump()
+        for name, changes in sections.items():
+            content[name] = {**content[name], **changes}
+        return make_config(content)
+
+
+def make_config(content: dict[str, Any]) -> Config:
+    """Checks a nested dict.
+
+    Raises:
+        RequestError: for the first unknown key or unfit value, naming it.
+    """
+    try:
+        return Config.model_validate(content)
+    except ValidationError as error:
+        raise RequestError(_explain(error)) from None
+
+
+def read_config_file(path: Path) -> dict[str, Any]:
+    """A YAML or JSON file with some or all settings, as a nested dict.
+
+    Raises:
+        RequestError: if it is missing or is not a mapping of sections.
+    """
+    try:
+        content = parse_yaml(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise RequestError(f"{path} cannot be read: {error.strerror}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise RequestError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(content, dict) or not all(isinstance(section, dict) for section in content.values()):
+        raise RequestError(f"{path} must hold sections such as 'train:' with settings indented below them")
+    return content
+
+
+def parse_assignment(text: str) -> tuple[str, str, Any]:
+    """'section.key=value' -> (section, key, value), the value typed as in YAML; a key may go deeper: model.options.x=1.
+
+    Raises:
+        RequestError: if the text has another form.
+    """
+    path, equals, value = text.partition("=")
+    section, dot, key = path.strip().partition(".")
+    if not (equals and dot and section and key):
+        raise RequestError(f"--set {text}: expected section.key=value, such as optim.weight_decay=0.05")
+    try:
+        return section, key, parse_yaml(value)
+    except yaml.YAMLError:
+        raise RequestError(f"--set {text}: '{value}' is not a value") from None
+
+
+def merge(content: dict[str, Any], section: str, key: str, value: Any) -> None:
+    """Sets one value in a nested dict, making the levels on the way."""
+    level = content.setdefault(section, {})
+    *parents, last = key.split(".")
+    for parent in parents:
+        level = level.setdefault(parent, {})
+    level[last] = value
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML 1.2's numbers: PyYAML takes 1e-3 for text."""
+
+
+_Loader.yaml_implicit_resolvers = {
+    **yaml.SafeLoader.yaml_implicit_resolvers,
+    **{
+        first: [("tag:yaml.org,2002:float", _FLOAT), *yaml.SafeLoader.yaml_implicit_resolvers.get(first, [])]
+        for first in "+-0123456789."
+    },
+}
+
+
+def parse_yaml(text: str) -> Any:
+    """YAML without constructors of arbitrary objects, and with 1e-3 as a number."""
+    return yaml.load(text, _Loader)
+
+
+def _explain(error: ValidationError) -> str:
+    first = error.errors()[0]
+    where = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "extra_forbidden":
+        known = Config.model_fields
+        section = first["loc"][0]
+        names = known if len(first["loc"]) == 1 else known[str(section)].annotation.model_fields  # type: ignore[union-attr]
+        return f"unknown setting '{where}'; known here: {', '.join(names)}"
+    return f"{where}: {first['msg']}, and {first['input']!r} was given"

@@ -1,0 +1,139 @@
+"""From DATA to images with roles: opened, audited, split, and written down."""
+
+import csv
+import io
+from collections import Counter
+from dataclasses import dataclass
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from linnaeus.app.config import DataConfig
+from linnaeus.app.progress import Display
+from linnaeus.core.errors import DataError, EnvironmentFault
+from linnaeus.core.files import write_json, write_text
+from linnaeus.data.doctor import Audit, audit
+from linnaeus.data.sources import Source, open_source
+from linnaeus.data.sources.subset import take_per_class
+from linnaeus.data.split import ROLES, Split, assign_roles
+
+KIND, VERSION = "linnaeus-findings", 1
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A source with what is known of each of its images."""
+
+    source: Source
+    audit: Audit
+    split: Split
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The class names, in the order of the labels."""
+        return self.source.labels.classes
+
+    def fingerprint(self) -> str:
+        """A hash of every image's name, content and role: equal only for the same data in the same roles."""
+        digest = blake2b(digest_size=16)
+        for index, finding in enumerate(self.audit.findings):
+            line = f"{self.source.name(index)}\0{self.split.roles[index]}\0".encode("utf-8", "surrogateescape")
+            digest.update(line + finding.digest)
+        return digest.hexdigest()
+
+    def summary(self) -> list[str]:
+        """What a person should know before training, in lines."""
+        roles = self.split.roles
+        counts = {role: int((roles == role).sum()) for role in ROLES}
+        parts = [f"{n:,} {role}" + (" (carved)" if role in self.split.carved else "") for role, n in counts.items()]
+        lines = [f"{sum(counts.values()):,} images of {len(self.classes)} classes: {', '.join(parts)}"]
+        broken = self.audit.broken
+        if broken:
+            lines.append(f"{len(broken):,} unreadable, skipped: {self._examples(broken)}")
+        if self.split.left_out:
+            lines.append(f"{len(self.split.left_out):,} left out of training: {self._examples(self.split.left_out)}")
+        return lines
+
+    def _examples(self, reasons: dict[int, str], limit: int = 3) -> str:
+        shown = [f"{self.source.name(index)} ({reason})" for index, reason in list(reasons.items())[:limit]]
+        more = len(reasons) - len(shown)
+        return "; ".join(shown) + (f"; and {more:,} more in data/findings.json" if more else "")
+
+
+def prepare(config: DataConfig, *, seed: int, display: Display) -> Prepared:
+    """Opens, audits and splits; the same for the same data, configuration and seed.
+
+    Raises:
+        RequestError, DataError: as the stages do, and when no image decodes.
+    """
+    source = open_source(config.source)
+    if config.limit is not None:
+        source = take_per_class(source, config.limit, seed=seed)
+    with display.bar("checking images", len(source.labels)) as advance:
+        found = audit(source, progress=advance)
+    if not len(found.usable):
+        index, reason = next(iter(found.broken.items()))
+        raise DataError(
+            f"none of the {len(source.labels)} images can be read; the first, {source.name(index)}: {reason}"
+        )
+    _check_classes(source, found)
+    split = assign_roles(source.labels, found, val_share=config.val_share, test_share=config.test_share, seed=seed)
+    return Prepared(source, found, split)
+
+
+def _check_classes(source: Source, found: Audit) -> None:
+    counts = np.bincount(source.labels.targets[found.usable], minlength=len(source.labels.classes))
+    if counts.min() == 0:
+        name = source.labels.classes[int(counts.argmin())]
+        raise DataError(f"class '{name}' has no image that can be read: mend or remove its folder")
+
+
+def write_records(folder: Path, prepared: Prepared) -> None:
+    """Writes `index.csv`, a row an image, and `findings.json`, what was found, into the run's `data/`."""
+    folder.mkdir()
+    table = io.StringIO()
+    writer = csv.writer(table, lineterminator="\n")
+    writer.writerow(["name", "label", "role", "height", "width", "channels", "digest"])
+    labels = prepared.source.labels
+    for index, finding in enumerate(prepared.audit.findings):
+        label, role = labels.classes[labels.targets[index]], prepared.split.roles[index]
+        writer.writerow([image_name(prepared.source, index), label, role, *finding.shape, finding.digest.hex()])
+    write_text(folder / "index.csv", table.getvalue())
+    write_json(folder / "findings.json", KIND, VERSION, _findings(prepared))
+
+
+def read_roles(folder: Path) -> dict[str, str]:
+    """Name -> role, from a run's `data/index.csv`.
+
+    Raises:
+        EnvironmentFault: if it is missing or damaged.
+    """
+    try:
+        with (folder / "index.csv").open(encoding="utf-8", newline="") as file:
+            return {row["name"]: row["role"] for row in csv.DictReader(file)}
+    except (OSError, KeyError) as error:
+        raise EnvironmentFault(f"{folder / 'index.csv'} cannot be read: {error}") from None
+
+
+def _findings(prepared: Prepared) -> dict[str, Any]:
+    source, found = prepared.source, prepared.audit
+    return {
+        "images": len(source.labels),
+        "channels": dict(Counter(str(c) for c in found.shapes[found.usable, 2].tolist())),
+        "unreadable": {image_name(source, i): reason for i, reason in found.broken.items()},
+        "left_out": {image_name(source, i): reason for i, reason in prepared.split.left_out.items()},
+        "not_taken_for_images": [_text(name) for name in source.labels.ignored],
+        "carved": list(prepared.split.carved),
+        "fingerprint": prepared.fingerprint(),
+    }
+
+
+def image_name(source: Source, index: int) -> str:
+    """An image's name as it stands in the index: valid text, with escapes for bytes that are not UTF-8."""
+    return _text(source.name(index))
+
+
+def _text(name: str) -> str:
+    return name.encode("utf-8", "backslashreplace").decode()

@@ -1,0 +1,121 @@
+"""The folder that a run leaves behind."""
+
+import os
+import platform
+import shlex
+import shutil
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from linnaeus import __version__
+from linnaeus.app import config as configuration
+from linnaeus.app.config import Config, make_config
+from linnaeus.core.errors import RequestError
+from linnaeus.core.files import read_json, write_json
+
+CONFIG_KIND = "linnaeus-config"
+MANIFEST_KIND, MANIFEST_VERSION = "linnaeus-manifest", 1
+
+
+@dataclass(frozen=True)
+class Run:
+    """Paths inside a run's folder, and the two files that describe it."""
+
+    folder: Path
+
+    @property
+    def model(self) -> Path:
+        """The deliverable."""
+        return self.folder / "model"
+
+    @property
+    def checkpoints(self) -> Path:
+        """The resumable states."""
+        return self.folder / "checkpoints"
+
+    @property
+    def data(self) -> Path:
+        """The index of the images and the findings."""
+        return self.folder / "data"
+
+    @property
+    def finished(self) -> bool:
+        """Whether the deliverable is there."""
+        return (self.model / "model.json").is_file()
+
+    def read_config(self) -> Config:
+        """The complete configuration.
+
+        Raises:
+            RequestError: if the folder is not a run.
+        """
+        if not (self.folder / "config.json").is_file():
+            raise RequestError(f"{self.folder} is not the folder of a run: it holds no config.json")
+        content = read_json(self.folder / "config.json", CONFIG_KIND, configuration.VERSION)
+        return make_config({key: value for key, value in content.items() if key not in ("format", "version")})
+
+    def write_config(self, config: Config) -> None:
+        """Writes the configuration."""
+        write_json(self.folder / "config.json", CONFIG_KIND, configuration.VERSION, config.model_dump())
+
+    def read_manifest(self) -> dict[str, Any]:
+        """Versions, device, seed and data fingerprint."""
+        return read_json(self.folder / "manifest.json", MANIFEST_KIND, MANIFEST_VERSION)
+
+    def write_manifest(self, content: Mapping[str, Any]) -> None:
+        """Writes the manifest, with this machine's versions."""
+        write_json(self.folder / "manifest.json", MANIFEST_KIND, MANIFEST_VERSION, {**_versions(), **content})
+
+
+def create_run(out: Path | None, data: str) -> Run:
+    """Makes a new folder: `out`, or the next free `runs/<name of the data>-<number>`.
+
+    Raises:
+        RequestError: if `out` exists and is not an empty folder, or cannot be made.
+    """
+    try:
+        if out is None:
+            return Run(_next_free(Path("runs"), Path(data).resolve().name if Path(data).exists() else data))
+        if out.exists() and not (out.is_dir() and not any(out.iterdir())):
+            raise RequestError(f"{out} exists already: choose another --out, or go on with `linnaeus resume {out}`")
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RequestError(f"{out or 'runs'} cannot be made: {error.strerror}") from None
+    return Run(out)
+
+
+def command_line(*words: object) -> str:
+    """The command that a person can paste to call this program again, also where its environment is not activated."""
+    program = "linnaeus"
+    if shutil.which(program) is None:
+        program = os.path.relpath(Path(sys.executable).parent / program)
+    return shlex.join([program, *map(str, words)])
+
+
+def _next_free(parent: Path, name: str) -> Path:
+    parent.mkdir(exist_ok=True)
+    number = 1
+    while True:
+        folder = parent / f"{name}-{number}"
+        try:
+            folder.mkdir()  # fails if another run took the number a moment ago
+        except FileExistsError:
+            number += 1
+        else:
+            return folder
+
+
+def _versions() -> dict[str, Any]:
+    return {
+        "linnaeus": __version__,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "cores": os.cpu_count(),
+        "command": sys.argv,
+    }

@@ -1,0 +1,227 @@
+"""From DATA to a deliverable, and from a stopped run to the same deliverable."""
+
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from linnaeus.app.build import Images, make_rule, make_state
+from linnaeus.app.config import Config
+from linnaeus.app.deliver import deliver
+from linnaeus.app.prepare import Prepared, prepare, write_records
+from linnaeus.app.progress import Display
+from linnaeus.app.resolve import resolve
+from linnaeus.app.run import Run, command_line, create_run
+from linnaeus.core.device import autocast, describe, pick
+from linnaeus.core.errors import DataError, Interrupted, RequestError
+from linnaeus.core.record import Recorder
+from linnaeus.engine.autotune import candidates, choose
+from linnaeus.engine.checkpoint import load_newest, load_weights
+from linnaeus.engine.evaluate import evaluate
+from linnaeus.engine.step import State
+from linnaeus.engine.train import Outlet, Scores
+from linnaeus.engine.train import train as train_loop
+from linnaeus.metrics.scores import accuracy, mean_nll
+
+
+def train(config: Config, *, out: Path | None = None, display: Display) -> Run:
+    """Trains a classifier and leaves a complete run.
+
+    Raises:
+        LinnaeusError: any of `core/errors.py`; `Interrupted` after a signal, with the state saved.
+    """
+    device = pick(config.train.device)
+    prepared = prepare(config.data, seed=config.train.seed, display=display)
+    config = resolve(config, prepared)
+    for line in prepared.summary():
+        display.say(line)
+    images = Images(config, prepared, display)
+    config, measured = _tune(config, prepared, images, device, display)
+    run = create_run(out, config.data.source)
+    source = Path(config.data.source)
+    run.write_config(config.replace(data={"source": str(source.resolve())}) if source.exists() else config)
+    run.write_manifest(
+        {"device": describe(device), "data_fingerprint": prepared.fingerprint(), "autotune_seconds": measured}
+    )
+    write_records(run.data, prepared)
+    run.checkpoints.mkdir()
+    display.say(f"{_in_words(config)}; run folder {run.folder}")
+    _go(run, config, prepared, images, device, display)
+    return run
+
+
+def resume(folder: Path, *, display: Display) -> Run:
+    """Goes on with a run that was stopped or killed; its result is that of a run never stopped.
+
+    Raises:
+        RequestError: if the folder is not a run, or the run is finished.
+        DataError: if the images are not those the run began with.
+    """
+    run = Run(folder)
+    config = run.read_config()
+    if run.finished:
+        raise RequestError(f"{folder} is finished: nothing to resume. Its model is in {run.model}")
+    device = pick(config.train.device)
+    prepared = prepare(config.data, seed=config.train.seed, display=display)
+    if prepared.fingerprint() != run.read_manifest()["data_fingerprint"]:
+        raise DataError(
+            f"the images of {config.data.source} have changed since this run began (see {run.data / 'index.csv'}): "
+            "put them back, or train anew"
+        )
+    _go(run, config, prepared, Images(config, prepared, display), device, display)
+    return run
+
+
+def _go(run: Run, config: Config, prepared: Prepared, images: Images, device: torch.device, display: Display) -> None:
+    state = make_state(config, len(prepared.classes), device)
+    if any(run.checkpoints.glob("step-*")):
+        for problem in load_newest(run.checkpoints, state):
+            display.say(f"passed over: {problem}")
+        display.say(f"resuming at step {state.step:,}")
+    loader = images.training()
+    rule = make_rule(config, images.preprocess.to(device), loader)
+    recorder = Recorder(run.folder, step=state.step)
+    try:
+        with _stop_signals() as asked, display.training(rule.total_steps, state.step) as show:
+            narrator = _Narrator(loader.num_batches, config, recorder, display, show)
+            judge = _Judge(images, config, len(prepared.classes), device, narrator)
+            outlet = Outlet(
+                run.checkpoints,
+                record=narrator.record,
+                show=narrator.show,
+                stop_signal=asked,
+                save_seconds=config.checkpoint.seconds,
+                keep=config.checkpoint.keep,
+            )
+            train_loop(state, loader, rule, device=device, evaluate=judge, outlet=outlet)
+    except Interrupted as stop:
+        message = f"{stop}. Go on with:\n  {command_line('resume', run.folder)}"
+        raise Interrupted(message, stop.exit_code - 128) from None
+    finally:
+        recorder.close()
+    state.judged.load_state_dict(load_weights(run.checkpoints / "best.safetensors"))
+    state.model.load_state_dict(state.judged.state_dict())
+    deliver(run, config, prepared, images, state.model, device=device, display=display)
+
+
+def _tune(
+    config: Config, prepared: Prepared, images: Images, device: torch.device, display: Display
+) -> tuple[Config, dict[str, float]]:
+    """Decides precision and memory layout, by measuring where the configuration leaves them open."""
+    given = config.train.precision
+    ways = candidates(device, None if given == "auto" else given, config.train.channels_last)
+    loader = images.training()
+    batch = next(iter(loader.epoch(0))).to(device)
+    rule = make_rule(config, images.preprocess.to(device), loader)
+    model = make_state(config, len(prepared.classes), device).model
+    choice = choose(model, batch, rule, ways)
+    for way, reason in choice.rejected.items():
+        display.say(f"not used: {way}: {reason}")
+    settings = {"precision": choice.way.precision, "channels_last": choice.way.channels_last}
+    return config.replace(train=settings), choice.seconds
+
+
+def _in_words(config: Config) -> str:
+    model, train = config.model, config.train
+    layout = "channels last" if train.channels_last else "channels first"
+    return (
+        f"{model.name} at {model.image_size} pixels, {model.in_channels} channel(s); {config.optim.name}, "
+        f"lr {config.optim.lr:.3g}, batch {train.batch_size}, {train.duration}; {train.precision}, {layout}"
+    )
+
+
+@dataclass
+class _Judge:
+    """Evaluates a state on val, in the precision of training."""
+
+    images: Images
+    config: Config
+    num_classes: int
+    device: torch.device
+    narrator: "_Narrator"
+
+    def __post_init__(self) -> None:
+        self._loader = self.images.evaluation("val")
+
+    def __call__(self, state: State) -> Scores:
+        speed = self.narrator.speed()
+        network = state.judged.eval()
+
+        def logits_of(images: Tensor) -> Tensor:
+            with autocast(self.device, "bf16" if self.config.train.precision == "bf16" else "fp32"):
+                logits: Tensor = network(self.images.preprocess(images))
+            return logits
+
+        counts = evaluate(logits_of, self._loader, num_classes=self.num_classes, device=self.device)
+        top1 = accuracy(counts).value
+        return {"val/top1": top1, "val/loss": mean_nll(counts), "train/images_per_second": speed}
+
+
+class _Narrator:
+    """Turns the loop's numbers into a bar, a line an epoch, and the record."""
+
+    def __init__(
+        self,
+        batches_per_epoch: int,
+        config: Config,
+        recorder: Recorder,
+        display: Display,
+        bar: Callable[[int, str, str], None],
+    ) -> None:
+        self._batches, self._config = batches_per_epoch, config
+        self._recorder, self._display, self._bar = recorder, display, bar
+        self._best = -1.0
+        self._restart()
+
+    def _restart(self) -> None:
+        self._began, self._first_step, self._step = time.monotonic(), -1, 0
+
+    def show(self, step: int, scores: Scores) -> None:
+        """The loop's look at the numbers."""
+        if self._first_step < 0:  # the first look after a start: speed is measured from here
+            self._began, self._first_step = time.monotonic(), step
+        self._step = step
+        speed = f"{self.speed():,.0f} images/s  " if step > self._first_step else ""
+        numbers = f"{speed}loss {scores['train/loss']:.3f}  acc {scores['train/top1']:.1%}"
+        self._bar(step, f"epoch {step // self._batches + 1}", numbers)
+
+    def speed(self) -> float:
+        """Training images a second since the first look of this epoch; 0 before there is anything to divide by."""
+        seconds = time.monotonic() - self._began
+        return (
+            (self._step - self._first_step) * self._config.train.batch_size / seconds if self._first_step >= 0 else 0.0
+        )
+
+    def record(self, step: int, scores: Scores) -> None:
+        """The loop's line at the end of an epoch."""
+        self._recorder.record(step, scores)
+        best = "  best so far" if scores["val/top1"] > self._best else ""
+        self._best = max(self._best, scores["val/top1"])
+        self._display.say(
+            f"epoch {-(-step // self._batches):>3}  train loss {scores['train/loss']:.3f} "
+            f"acc {scores['train/top1']:.1%}  val acc {scores['val/top1']:.1%}  "
+            f"{scores['train/images_per_second']:,.0f} images/s{best}"
+        )
+        self._restart()
+
+
+@contextmanager
+def _stop_signals() -> Iterator[Callable[[], int]]:
+    """Yields a function that tells which of SIGINT and SIGTERM has come, or 0. A second signal stops at once."""
+    received = [0]
+
+    def note(number: int, _: object) -> None:
+        received[0] = number
+        signal.signal(number, before[signal.Signals(number)])
+
+    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield lambda: received[0]
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,97 @@
+"""`train` and `resume`."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from linnaeus.core.errors import RequestError
+
+if TYPE_CHECKING:
+    from linnaeus.app.run import Run
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line of stdout.")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")]
+
+
+def train(
+    data: Annotated[str, typer.Argument(help="A folder with one folder a class, or a built-in set: animals.")],
+    model: Annotated[str | None, typer.Option(help="A name of `linnaeus models`; by default one that suits.")] = None,
+    duration: Annotated[str | None, typer.Option(help="Length of the run: 30ep or 5000st.  [default: 20ep]")] = None,
+    epochs: Annotated[int | None, typer.Option(min=1, help="Short for --duration Nep.")] = None,
+    batch_size: Annotated[int | None, typer.Option(min=1, help="Images a step.  [default: 64]")] = None,
+    lr: Annotated[float | None, typer.Option(help="Learning rate at its top; by default the family's.")] = None,
+    image_size: Annotated[
+        int | None, typer.Option(min=1, help="Pixels; by default the images' or the model's.")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Of everything random.  [default: 0]")] = None,
+    out: Annotated[Path | None, typer.Option(help="The run's folder; by default runs/NAME-NUMBER.")] = None,
+    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.  [default: auto]")] = None,
+    precision: Annotated[str | None, typer.Option(help="auto (measured), fp32 or bf16.  [default: auto]")] = None,
+    config: Annotated[Path | None, typer.Option(help="A YAML file of settings, such as a run's config.json.")] = None,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Any other setting; may be repeated.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Train a classifier: check the images, split, train, evaluate on held-out images, write the run.
+
+    DATA holds one folder a class, perhaps inside train/, val/ and test/; what is missing is carved out.
+
+    Examples:
+
+      linnaeus train photos/
+
+      linnaeus train photos/ --model resnet18 --epochs 30 --set optim.weight_decay=1e-4
+
+      linnaeus train animals --model lenet5_modern --duration 2000st --json
+    """
+    from linnaeus.app.config import make_config, merge, parse_assignment, read_config_file
+    from linnaeus.app.progress import Display
+    from linnaeus.app.train import train as run_training
+
+    if duration is not None and epochs is not None:
+        raise RequestError("--duration and --epochs say the same: give one of them")
+    if epochs is not None:
+        duration = f"{epochs}ep"
+    content: dict[str, Any] = {} if config is None else read_config_file(config)
+    given = [
+        ("data", "source", data),
+        ("model", "name", model),
+        ("model", "image_size", image_size),
+        ("optim", "lr", lr),
+        *(("train", key, value) for key, value in (("duration", duration), ("batch_size", batch_size), ("seed", seed))),
+        *(("train", key, value) for key, value in (("device", device), ("precision", precision))),
+    ]
+    for section, key, value in given:
+        if value is not None:
+            merge(content, section, key, value)
+    for text in settings or []:
+        merge(content, *parse_assignment(text))
+    run = run_training(make_config(content), out=out, display=Display(results=not as_json))
+    _finish(run, as_json)
+
+
+def resume(
+    run: Annotated[Path, typer.Argument(help="The folder of a run that was stopped or killed.")],
+    as_json: Json = False,
+) -> None:
+    """Go on with a run that was stopped or killed; the result is that of a run never stopped.
+
+    Example:
+
+      linnaeus resume runs/photos-1
+    """
+    from linnaeus.app.progress import Display
+    from linnaeus.app.train import resume as resume_training
+
+    _finish(resume_training(run, display=Display(results=not as_json)), as_json)
+
+
+def _finish(run: "Run", as_json: bool) -> None:
+    if as_json:
+        about = json.loads((run.model / "model.json").read_text(encoding="utf-8"))
+        typer.echo(json.dumps({"run": str(run.folder), "model": str(run.model), "metrics": about["metrics"]}))
+    else:
+        typer.echo(f"Model: {run.model}")

@@ -1,0 +1,134 @@
+"""`evaluate` and `predict`."""
+
+import csv
+import json
+import sys
+from dataclasses import asdict
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from linnaeus.cli.train import Device, Json
+from linnaeus.core.errors import VerdictError
+
+if TYPE_CHECKING:
+    from linnaeus.app.evaluate import Evaluation
+    from linnaeus.deploy.bundle import Prediction
+
+    Rows = list[tuple[str, Prediction]]
+
+
+class Format(StrEnum):
+    """How `predict` prints."""
+
+    table = "table"
+    csv = "csv"
+    json = "json"
+
+
+def evaluate(
+    run: Annotated[Path, typer.Argument(help="The folder of a run, or of a model.")],
+    data: Annotated[str | None, typer.Argument(help="Other images, by class; default: the run's test images.")] = None,
+    split: Annotated[str | None, typer.Option(help="train, val or test; default: test, or else val, or all.")] = None,
+    device: Device = "auto",
+    as_json: Json = False,
+) -> None:
+    """Score a model: accuracy with its interval, precision and recall by class, confusion matrix.
+
+    Classes are matched by name; a class that the model does not know is refused.
+
+    Examples:
+
+      linnaeus evaluate runs/photos-1
+
+      linnaeus evaluate runs/photos-1 other-photos/ --json
+    """
+    from linnaeus.app.evaluate import evaluate as run_evaluation
+    from linnaeus.app.progress import Display
+
+    display = Display(results=not as_json)
+    result = run_evaluation(run, data, split=split, device=device, display=display)
+    if as_json:
+        typer.echo(json.dumps(_evaluation_json(result)))
+        return
+    from linnaeus.metrics.scores import most_confused
+    from linnaeus.report.tables import class_table, confused_table, confusion_table, headline_table
+
+    display.show(headline_table(result.scores, result.what))
+    display.show(class_table(result.scores, result.classes))
+    if len(result.classes) <= 20:
+        display.show(confusion_table(result.confusion.tolist(), result.classes))
+    pairs = most_confused(result.confusion, 5)
+    if pairs:
+        display.show(confused_table(pairs, result.classes))
+
+
+def predict(
+    run: Annotated[Path, typer.Argument(help="The folder of a run, or of a model.")],
+    images: Annotated[list[str], typer.Argument(help="Image files, folders, or quoted patterns such as 'in/*.jpg'.")],
+    output: Annotated[Format, typer.Option("--format", help="How to print.")] = Format.table,
+    top: Annotated[int, typer.Option(min=1, help="How many classes to name for each image.")] = 3,
+    device: Device = "auto",
+) -> None:
+    """Classify images. A file that cannot be read gets a row with the reason, and the exit code is then 1.
+
+    Examples:
+
+      linnaeus predict runs/photos-1 new.jpg holiday/
+
+      linnaeus predict runs/photos-1 'in/**/*.png' --format csv > labels.csv
+    """
+    from linnaeus.app.predict import predict as run_prediction
+    from linnaeus.app.progress import Display
+
+    display = Display()
+    rows = list(run_prediction(run, images, top=top, device=device, display=display))
+    _PRINTERS[output](rows)
+    failed = sum(1 for _, prediction in rows if prediction.error)
+    if failed:
+        raise VerdictError(f"{failed} of {len(rows)} images could not be read; see their rows")
+
+
+def _evaluation_json(result: "Evaluation") -> dict[str, object]:
+    return {
+        "images": result.what,
+        "classes": list(result.classes),
+        **asdict(result.scores),
+        "confusion": result.confusion.tolist(),
+        "unreadable": result.unreadable,
+    }
+
+
+def _print_table(rows: "Rows") -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table()
+    for column in ("image", "label", "probability", "next"):
+        table.add_column(column, overflow="fold", justify="right" if column == "probability" else "left")
+    for path, prediction in rows:
+        if prediction.error:
+            table.add_row(Text(path), Text(f"error: {prediction.error}", "red"), "", "")
+            continue
+        others = ", ".join(f"{name} {p:.1%}" for name, p in prediction.top[1:])
+        table.add_row(Text(path), Text(prediction.label), f"{prediction.probability:.1%}", Text(others))
+    Console().print(table)
+
+
+def _print_csv(rows: "Rows") -> None:
+    writer = csv.writer(sys.stdout, lineterminator="\n")
+    writer.writerow(["image", "label", "probability", "error"])
+    for path, prediction in rows:
+        probability = "" if prediction.error else f"{prediction.probability:.6f}"
+        writer.writerow([path, prediction.label, probability, prediction.error])
+
+
+def _print_json(rows: "Rows") -> None:
+    predictions = [{"image": path, **asdict(prediction)} for path, prediction in rows]
+    typer.echo(json.dumps({"predictions": predictions}))
+
+
+_PRINTERS = {Format.table: _print_table, Format.csv: _print_csv, Format.json: _print_json}

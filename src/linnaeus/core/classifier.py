@@ -1,0 +1,37 @@
+"""The contract of every network. The letters of shapes are explained in `core/batch.py`."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+
+class Classifier(nn.Module, ABC):
+    """A network from normalised images to logits, with named insides.
+
+    Whatever trains, explains, shards or exports a network relies on this class alone and knows no family.
+
+    Attributes:
+        num_classes: K, the number of logits.
+        in_channels: C, the number of channels of an image.
+        image_size: height and width, in pixels, that the network is built for.
+        head: the last layer, (B, D) -> (B, K).
+    """
+
+    num_classes: int
+    in_channels: int
+    image_size: int
+    head: nn.Module
+
+    @abstractmethod
+    def features(self, images: Tensor) -> Tensor:
+        """(B, C, H, W) float, normalised -> (B, D) float: what `head` classifies."""
+
+    @abstractmethod
+    def blocks(self) -> Sequence[nn.Module]:
+        """The repeated blocks in the order of the forward pass: the units of sharding and checkpointing."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(B, C, H, W) float, normalised -> (B, K) logits."""
+        logits: Tensor = self.head(self.features(images))
+        return logits

@@ -1,0 +1,62 @@
+"""Durations with units: "90ep", "5000st", "10%" become steps once; the training code only ever sees steps."""
+
+import math
+import re
+from dataclasses import dataclass
+from typing import Literal
+
+from linnaeus.core.errors import RequestError
+
+Unit = Literal["ep", "st", "%", "s"]
+
+_SECONDS = {"s": 1.0, "min": 60.0, "h": 3600.0}
+_PATTERN = re.compile(r"(\d+(?:\.\d+)?)\s*(ep|st|%|s|min|h)")
+
+
+@dataclass(frozen=True)
+class Duration:
+    """An amount with its unit: epochs, optimizer steps, per cent of the run, or seconds."""
+
+    amount: float
+    unit: Unit
+
+    @staticmethod
+    def parse(text: str) -> "Duration":
+        """Reads "90ep", "5000st", "10%", "90s", "15min" or "2h".
+
+        Raises:
+            RequestError: if the text is not one positive number and one unit.
+        """
+        match = _PATTERN.fullmatch(text.strip())
+        if match is None or float(match[1]) == 0:
+            raise RequestError(
+                f"'{text}' is not a duration: give one positive number and one unit, such as 30ep (epochs), "
+                "5000st (steps), 10% (of the run), 15min or 2h"
+            )
+        amount, unit = float(match[1]), match[2]
+        if unit in _SECONDS:
+            return Duration(amount * _SECONDS[unit], "s")
+        return Duration(amount, "%" if unit == "%" else "ep" if unit == "ep" else "st")
+
+    def steps(self, *, steps_per_epoch: int, total: int | None = None) -> int:
+        """The duration in optimizer steps, at least 1.
+
+        Args:
+            steps_per_epoch: optimizer steps in one pass over the training images.
+            total: steps of the whole run, which a percentage refers to.
+
+        Raises:
+            RequestError: for a time, which only a clock can turn into steps, and for a percentage without `total`.
+        """
+        if self.unit == "s" or (self.unit == "%" and total is None):
+            raise RequestError(f"{self} cannot be counted in steps here: give epochs (30ep) or steps (5000st)")
+        per_unit = {"ep": steps_per_epoch, "st": 1, "%": (total or 0) / 100}[self.unit]
+        return max(1, math.ceil(self.amount * per_unit - 1e-9))
+
+    def __str__(self) -> str:
+        return f"{self.amount:g}{self.unit}"
+
+
+def is_time(step: int, every: int, last: int) -> bool:
+    """True at each multiple of `every` and at the last step; never at step 0."""
+    return step > 0 and (step % every == 0 or step == last)

@@ -1,0 +1,53 @@
+"""The errors that a user can meet. Each owns its exit code; its message says what came, what was expected and the fix.
+
+| code | meaning |
+|---|---|
+| 0 | good |
+| 1 | the job ran and the verdict is bad |
+| 2 | the request was wrong: bad option, missing path, missing extra |
+| 3 | the data cannot be used: no images, one class, an empty class, every file broken |
+| 4 | the environment or our own fault: disk full, a bug |
+| 130, 143 | interrupted, terminated: state saved, the command that resumes printed |
+"""
+
+
+class LinnaeusError(Exception):
+    """Base of every error that is explained in one line rather than by a traceback."""
+
+    exit_code = 4
+
+
+class VerdictError(LinnaeusError):
+    """The job ran to its end and its verdict is bad."""
+
+    exit_code = 1
+
+
+class RequestError(LinnaeusError, ValueError):
+    """The request was wrong. Also a `ValueError`, so that users of the Python interface can catch it as one."""
+
+    exit_code = 2
+
+
+class DataError(LinnaeusError):
+    """The data cannot be used."""
+
+    exit_code = 3
+
+
+class EnvironmentFault(LinnaeusError):
+    """The machine failed us: no space left, a file that cannot be written, a corrupt checkpoint."""
+
+    exit_code = 4
+
+
+class Interrupted(LinnaeusError):
+    """Stopped by a signal, with the state saved.
+
+    Attributes:
+        exit_code: 128 + the signal's number: 130 for SIGINT, 143 for SIGTERM.
+    """
+
+    def __init__(self, message: str, signal_number: int) -> None:
+        super().__init__(message)
+        self.exit_code = 128 + signal_number

@@ -1,0 +1,1 @@
+"""Layer 1: from a source of images to batches."""

@@ -1,0 +1,1 @@
+"""Layer 1: counts, scores and their intervals."""

@@ -1,0 +1,1 @@
+"""Layer 1: parameter groups, optimizers, schedules and averaged weights."""

@@ -1,0 +1,1 @@
+"""Layer 2: results for people."""
