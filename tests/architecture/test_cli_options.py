@@ -18,9 +18,9 @@ FROZEN: dict[str, set[str]] = {
         *("--model", "--duration", "--epochs", "--batch-size", "--lr", "--image-size", "--seed", "--out"),
         *("--device", "--precision", "--set", "--config", "--json"),
     },
-    "linnaeus resume": {"RUN"},
-    "linnaeus evaluate": {"RUN", "DATA", "--json"},
-    "linnaeus predict": {"RUN", "IMAGES", "--format"},
+    "linnaeus resume": {"RUN", "--json"},
+    "linnaeus evaluate": {"RUN", "DATA", "--split", "--device", "--json"},
+    "linnaeus predict": {"RUN", "IMAGES", "--format", "--top", "--device"},
     "linnaeus models": {"PATTERN"},
 }
 

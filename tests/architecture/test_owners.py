@@ -17,11 +17,12 @@ OWNERS: dict[str, tuple[str, ...]] = {
     "tensorboard": ("core/record.py",),
     "safetensors": ("core/files.py",),
     "torchvision": ("data/", "models/adapters.py"),
-    "PIL": ("data/decode.py", "report/"),  # the one decoder, and pictures in reports
+    "PIL": ("data/decode.py", "report/", "app/demo.py"),  # the one decoder, pictures in reports, the demo's images
     "pydantic": ("app/",),
     "yaml": ("app/",),
-    "rich": ("app/", "cli/"),
+    "rich": ("app/", "cli/", "report/"),
     "typer": ("cli/",),
+    "click": ("cli/",),
 }
 # Slow to import, and most runs of most functions do not need them: imported inside the function that does.
 LATE = ("torch.utils.tensorboard", "tensorboard")
@@ -78,6 +79,9 @@ def test_the_healthy_package_passes(plant):
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
+        ("engine/bad.py", "from rich.table import Table", "'rich' belongs to app/, cli/, report/"),
+        ("app/bad.py", "import click", "'click' belongs to cli/"),
+        ("app/bad.py", "from PIL import Image", "'PIL' belongs to data/decode.py"),
         ("app/bad.py", "import typer", "app/bad.py:1: 'typer' belongs to cli/"),
         ("core/bad.py", "def f():\n    from pydantic import Field", "core/bad.py:2: 'pydantic' belongs to app/"),
         ("core/bad.py", "import safetensors.torch", "'safetensors' belongs to core/files.py"),

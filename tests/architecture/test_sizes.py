@@ -9,9 +9,13 @@ from .source import ROOT, Function, docstring_lines, expect_none, read_package
 
 LIMITS = {"lines of a file": 300, "lines of a function": 40, "parameters": 7}
 
-# (what, where): (its own limit, the reason). An exception that is no longer needed fails. The training loop of
-# "engine/train.py:train" may come to 80 lines.
-EXCEPTIONS: dict[tuple[str, str], tuple[int, str]] = {}
+# The training loop is one screen; read as a whole it is clearer than in pieces.
+LOOP = {("lines of a function", "engine/train.py:train"): 80}
+# (what, where): (its own limit, the reason). An exception that is no longer needed fails.
+EXCEPTIONS: dict[tuple[str, str], tuple[int, str]] = {
+    ("lines of a function", "cli/train.py:train"): (50, "half of it is the signature that Typer reads"),
+}
+NONE: dict[tuple[str, str], tuple[int, str]] = {}
 
 
 def measure(root: Path) -> Iterator[tuple[str, str, str, int]]:
@@ -32,21 +36,22 @@ def _count_parameters(node: Function) -> int:
     return len(names) - (names[:1] in (["self"], ["cls"]))
 
 
-def check_sizes(root: Path, exceptions: Mapping[tuple[str, str], tuple[int, str]] = EXCEPTIONS) -> list[str]:
+def check_sizes(root: Path, exceptions: Mapping[tuple[str, str], tuple[int, str]] = NONE) -> list[str]:
     """What is too long, and which exceptions are no longer needed."""
     found = []
     needed = set()
     for what, where, place, size in measure(root):
-        limit, _ = exceptions.get((what, where), (LIMITS[what], ""))
+        usual = LOOP.get((what, where), LIMITS[what])
+        limit, _ = exceptions.get((what, where), (usual, ""))
         if size > limit:
             found.append(f"{place}: {where} has {size} {what}, and the limit is {limit}; split it")
-        if size > LIMITS[what]:
+        if size > usual:
             needed.add((what, where))
     return found + [f"{where}: the exception for {what} is no longer needed" for what, where in {*exceptions} - needed]
 
 
 def test_everything_is_short():
-    expect_none(check_sizes(ROOT))
+    expect_none(check_sizes(ROOT, EXCEPTIONS))
 
 
 def test_every_exception_has_a_reason():
@@ -54,7 +59,7 @@ def test_every_exception_has_a_reason():
 
 
 def test_the_healthy_package_passes(plant):
-    assert check_sizes(plant()) == []
+    assert check_sizes(plant(), {}) == []
 
 
 DOCSTRING = '    """' + "More.\n" * 50 + '    """\n'
@@ -74,7 +79,7 @@ BODY = "    pass\n"
     ],
 )
 def test_what_is_too_long_is_found(plant, text, message):
-    (violation,) = check_sizes(plant({"core/bad.py": text}))
+    (violation,) = check_sizes(plant({"core/bad.py": text}), {})
     assert message in violation
 
 
@@ -88,7 +93,7 @@ def test_what_is_too_long_is_found(plant, text, message):
     ],
 )
 def test_what_is_at_its_limit_passes(plant, name, text):
-    assert check_sizes(plant({name: text})) == []
+    assert check_sizes(plant({name: text}), {}) == []
 
 
 def test_an_exception_has_a_limit_of_its_own_and_must_be_needed(plant):
@@ -97,3 +102,9 @@ def test_an_exception_has_a_limit_of_its_own_and_must_be_needed(plant):
     assert check_sizes(root, {where: (310, "a table")}) == []
     assert "the limit is 305" in check_sizes(root, {where: (305, "a table")})[0]
     assert "no longer needed" in check_sizes(plant({"core/long.py": ""}), {where: (310, "a table")})[0]
+
+
+def test_the_training_loop_may_have_80_lines(plant):
+    assert check_sizes(plant({"engine/train.py": "def train():\n" + BODY * 79}), {}) == []
+    (violation,) = check_sizes(plant({"engine/train.py": "def train():\n" + BODY * 80}), {})
+    assert "has 81 lines of a function, and the limit is 80" in violation

@@ -1,4 +1,4 @@
-"""The complete configuration of a run: data only, frozen, strict. An unknown key is an error, and so is a wrong type."""
+"""The complete configuration of a run: data only, frozen, strict. An unknown key is an error, as is a wrong type."""
 
 import re
 from pathlib import Path
@@ -179,33 +179,36 @@ def read_config_file(path: Path) -> dict[str, Any]:
         raise RequestError(f"{path} cannot be read: {error.strerror}") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise RequestError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
+    if isinstance(content, dict):
+        content = {key: value for key, value in content.items() if key not in ("format", "version")}
     if not isinstance(content, dict) or not all(isinstance(section, dict) for section in content.values()):
         raise RequestError(f"{path} must hold sections such as 'train:' with settings indented below them")
     return content
 
 
-def parse_assignment(text: str) -> tuple[str, str, Any]:
-    """'section.key=value' -> (section, key, value), the value typed as in YAML; a key may go deeper: model.options.x=1.
+def parse_assignment(text: str) -> tuple[str, Any]:
+    """'section.key=value' -> ("section.key", value), the value typed as in YAML; or deeper: model.options.x=1.
 
     Raises:
         RequestError: if the text has another form.
     """
     path, equals, value = text.partition("=")
-    section, dot, key = path.strip().partition(".")
-    if not (equals and dot and section and key):
+    if not equals or "." not in path or not all(path.strip().split(".")):
         raise RequestError(f"--set {text}: expected section.key=value, such as optim.weight_decay=0.05")
     try:
-        return section, key, parse_yaml(value)
+        return path.strip(), parse_yaml(value)
     except yaml.YAMLError:
         raise RequestError(f"--set {text}: '{value}' is not a value") from None
 
 
-def merge(content: dict[str, Any], section: str, key: str, value: Any) -> None:
-    """Sets one value in a nested dict, making the levels on the way."""
-    level = content.setdefault(section, {})
-    *parents, last = key.split(".")
+def merge(content: dict[str, Any], path: str, value: Any) -> None:
+    """Sets one value, at 'section.key' or deeper, in a nested dict, making the levels on the way."""
+    *parents, last = path.split(".")
+    level = content
     for parent in parents:
         level = level.setdefault(parent, {})
+        if not isinstance(level, dict):
+            raise RequestError(f"'{path}' goes into '{parent}', which is a single value")
     level[last] = value
 
 
@@ -235,4 +238,5 @@ def _explain(error: ValidationError) -> str:
         section = first["loc"][0]
         names = known if len(first["loc"]) == 1 else known[str(section)].annotation.model_fields  # type: ignore[union-attr]
         return f"unknown setting '{where}'; known here: {', '.join(names)}"
-    return f"{where}: {first['msg']}, and {first['input']!r} was given"
+    message = first["msg"].removeprefix("Value error, ")
+    return f"{where}: {message}, and {first['input']!r} was given"

@@ -32,7 +32,8 @@ def demo(display: Display) -> Run:
     display.show(_table(run, samples))
     speeds = [record["train/images_per_second"] for record in read_records(run.folder)]
     display.show(
-        f"Trained at {np.median(speeds):,.0f} images/s; {time.monotonic() - start:.0f} s in all. Run folder: {run.folder}"
+        f"Trained at {np.median(speeds):,.0f} images/s (median over epochs); {time.monotonic() - start:.0f} s in all.\n"
+        f"Run folder: {run.folder}"
     )
     display.show(
         "Try next:\n"

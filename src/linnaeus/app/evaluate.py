@@ -100,7 +100,7 @@ def _match(labels: Labels, classes: tuple[str, ...]) -> Labels:
         raise RequestError(
             f"the model does not know the class '{unknown[0]}'"
             + (f" and {len(unknown) - 1} more" if len(unknown) > 1 else "")
-            + f": its classes are {', '.join(classes[:10])}{' ...' if len(classes) > 10 else ''}. Rename the folders to match"
+            + f": its classes are {', '.join(classes[:10])}{' ...' if len(classes) > 10 else ''}. Rename the folders"
         )
     positions = np.array([classes.index(name) for name in labels.classes], np.int64)
     return replace(labels, classes=classes, targets=positions[labels.targets])

@@ -17,6 +17,7 @@ from linnaeus.app.prepare import Prepared, prepare, write_records
 from linnaeus.app.progress import Display
 from linnaeus.app.resolve import resolve
 from linnaeus.app.run import Run, command_line, create_run
+from linnaeus.core.batch import Loader
 from linnaeus.core.device import autocast, describe, pick
 from linnaeus.core.errors import DataError, Interrupted, RequestError
 from linnaeus.core.record import Recorder
@@ -88,7 +89,7 @@ def _go(run: Run, config: Config, prepared: Prepared, images: Images, device: to
     recorder = Recorder(run.folder, step=state.step)
     try:
         with _stop_signals() as asked, display.training(rule.total_steps, state.step) as show:
-            narrator = _Narrator(loader.num_batches, config, recorder, display, show)
+            narrator = _Narrator(state.step, loader, recorder, display, show)
             judge = _Judge(images, config, len(prepared.classes), device, narrator)
             outlet = Outlet(
                 run.checkpoints,
@@ -149,7 +150,7 @@ class _Judge:
         self._loader = self.images.evaluation("val")
 
     def __call__(self, state: State) -> Scores:
-        speed = self.narrator.speed()
+        speed = self.narrator.speed(state.step)
         network = state.judged.eval()
 
         def logits_of(images: Tensor) -> Tensor:
@@ -167,35 +168,28 @@ class _Narrator:
 
     def __init__(
         self,
-        batches_per_epoch: int,
-        config: Config,
+        step: int,
+        loader: Loader,
         recorder: Recorder,
         display: Display,
         bar: Callable[[int, str, str], None],
     ) -> None:
-        self._batches, self._config = batches_per_epoch, config
-        self._recorder, self._display, self._bar = recorder, display, bar
+        self._loader, self._recorder, self._display, self._bar = loader, recorder, display, bar
         self._best = -1.0
-        self._restart()
+        self._restart(step)
 
-    def _restart(self) -> None:
-        self._began, self._first_step, self._step = time.monotonic(), -1, 0
+    def _restart(self, step: int) -> None:
+        self._began, self._first_step = time.monotonic(), step
 
     def show(self, step: int, scores: Scores) -> None:
         """The loop's look at the numbers."""
-        if self._first_step < 0:  # the first look after a start: speed is measured from here
-            self._began, self._first_step = time.monotonic(), step
-        self._step = step
-        speed = f"{self.speed():,.0f} images/s  " if step > self._first_step else ""
-        numbers = f"{speed}loss {scores['train/loss']:.3f}  acc {scores['train/top1']:.1%}"
-        self._bar(step, f"epoch {step // self._batches + 1}", numbers)
+        numbers = f"{self.speed(step):,.0f} images/s  loss {scores['train/loss']:.3f}  acc {scores['train/top1']:.1%}"
+        self._bar(step, f"epoch {step // self._loader.num_batches + 1}", numbers)
 
-    def speed(self) -> float:
-        """Training images a second since the first look of this epoch; 0 before there is anything to divide by."""
-        seconds = time.monotonic() - self._began
-        return (
-            (self._step - self._first_step) * self._config.train.batch_size / seconds if self._first_step >= 0 else 0.0
-        )
+    def speed(self, step: int) -> float:
+        """Training images a second since this epoch, or the resumed part of it, began."""
+        images = (step - self._first_step) * self._loader.num_images / self._loader.num_batches
+        return images / (time.monotonic() - self._began)
 
     def record(self, step: int, scores: Scores) -> None:
         """The loop's line at the end of an epoch."""
@@ -203,11 +197,11 @@ class _Narrator:
         best = "  best so far" if scores["val/top1"] > self._best else ""
         self._best = max(self._best, scores["val/top1"])
         self._display.say(
-            f"epoch {-(-step // self._batches):>3}  train loss {scores['train/loss']:.3f} "
+            f"epoch {-(-step // self._loader.num_batches):>3}  train loss {scores['train/loss']:.3f} "
             f"acc {scores['train/top1']:.1%}  val acc {scores['val/top1']:.1%}  "
             f"{scores['train/images_per_second']:,.0f} images/s{best}"
         )
-        self._restart()
+        self._restart(step)
 
 
 @contextmanager

@@ -53,20 +53,21 @@ def train(
 
     if duration is not None and epochs is not None:
         raise RequestError("--duration and --epochs say the same: give one of them")
-    if epochs is not None:
-        duration = f"{epochs}ep"
     content: dict[str, Any] = {} if config is None else read_config_file(config)
-    given = [
-        ("data", "source", data),
-        ("model", "name", model),
-        ("model", "image_size", image_size),
-        ("optim", "lr", lr),
-        *(("train", key, value) for key, value in (("duration", duration), ("batch_size", batch_size), ("seed", seed))),
-        *(("train", key, value) for key, value in (("device", device), ("precision", precision))),
-    ]
-    for section, key, value in given:
+    flags = {
+        "data.source": data,
+        "model.name": model,
+        "model.image_size": image_size,
+        "optim.lr": lr,
+        "train.duration": duration if epochs is None else f"{epochs}ep",
+        "train.batch_size": batch_size,
+        "train.seed": seed,
+        "train.device": device,
+        "train.precision": precision,
+    }
+    for path, value in flags.items():
         if value is not None:
-            merge(content, section, key, value)
+            merge(content, path, value)
     for text in settings or []:
         merge(content, *parse_assignment(text))
     run = run_training(make_config(content), out=out, display=Display(results=not as_json))

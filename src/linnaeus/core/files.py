@@ -70,7 +70,7 @@ def read_json(path: Path, kind: str, version: int) -> dict[str, Any]:
 
 
 def save_tensors(path: Path, kind: str, version: int, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> None:
-    """Writes tensors and a JSON-able description as one safetensors file, atomically, with a checksum of both inside."""
+    """Writes tensors and a JSON-able description as one safetensors file, atomically, with a checksum of both."""
     ready = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     text = json.dumps({**about, "format": kind, "version": version}, sort_keys=True)
     with atomic(path) as temporary:

@@ -15,7 +15,7 @@ class Recorder:
     """
 
     def __init__(self, folder: Path, *, step: int = 0) -> None:
-        """Continues the records at `step`: what an interrupted run wrote beyond it is dropped, since it will come again."""
+        """Continues the records at `step`: what an interrupted run wrote beyond it is dropped: it will come again."""
         self._path = folder / "metrics.jsonl"
         if self._path.exists():
             kept = [line for line in read_records(folder) if line["step"] <= step]

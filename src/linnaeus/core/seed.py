@@ -35,7 +35,7 @@ def draws(seed: int, purpose: str, epoch: int, *, start: int, count: int) -> NDA
     """Uniform numbers in [0, 1) for the positions start ... start + count - 1 of the global order.
 
     Returns:
-        (count, DRAWS) float64. Row i depends on position start + i alone, never on how positions are grouped into calls.
+        (count, DRAWS) float64. Row i depends on position start + i alone, not on how positions are grouped in calls.
     """
     counter = start * DRAWS // _DRAWS_PER_COUNT
     philox = np.random.Philox(key=_key(seed, purpose, epoch), counter=counter)

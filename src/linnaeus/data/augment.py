@@ -1,7 +1,7 @@
 """Augmentations as pure functions of images and of uniform numbers in [0, 1), one row of numbers an image.
 
-The numbers come from `core/seed.draws`, so an image's augmentation depends on the seed, the epoch and its position in the
-global order, and on nothing else.
+The numbers come from `core/seed.draws`, so an image's augmentation depends on the seed, the epoch and its position in
+the global order, and on nothing else.
 """
 
 import math
@@ -64,7 +64,7 @@ def random_resized_crop(
         image: (H, W, C) uint8.
         draws: (DRAWS,) for this image.
         size: height and width of the result.
-        min_area: smallest part, as a share of the image's area; the largest is 1. The aspect ratio is between 3:4 and 4:3.
+        min_area: smallest part, as a share of the image's area; the largest is 1. The ratio is between 3:4 and 4:3.
         interpolation: antialiased filter.
 
     Returns:

@@ -121,7 +121,7 @@ class _Requests:
 
 @dataclass(frozen=True)
 class _Files:
-    """What a worker does with a request. An image that can no longer be read comes back as padding, never as another."""
+    """What a worker does with a request. An image that can no longer be read comes back as padding, not as another."""
 
     source: Source
     index: NDArray[np.int64]

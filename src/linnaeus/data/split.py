@@ -1,8 +1,9 @@
 """Who learns and who judges: *train* fits, *val* chooses and calibrates, *test* gives the headline.
 
-What the source says of its splits is kept. Without `test`, a given `val` is the test, since a person who made one set aside
-made it to judge with. What is missing is carved out of train: stratified by class, by a fixed seed, and with exact copies of
-an image always in one role. Where the given splits share images, the copies outside the test are left out.
+What the source says of its splits is kept. Without `test`, a given `val` is the test, since a person who set one part
+aside did so to judge with it. What is missing is carved out of train: stratified by class, by a fixed seed, and with
+exact copies of an image always in one role. Where the given splits share images, the copies outside the test are left
+out.
 """
 
 from collections import defaultdict
@@ -82,7 +83,7 @@ def _copies_across(roles: NDArray[np.str_], audit: Audit) -> dict[int, str]:
 
 
 def _carve(roles: NDArray[np.str_], labels: Labels, audit: Audit, shares: dict[str, float], seed: int) -> None:
-    """Moves a share of each class's groups of copies from train to each role in `shares`, at least one group a class."""
+    """Moves a share of each class's groups of copies from train to each role in `shares`, at least one group."""
     if not shares:
         return
     groups: dict[bytes, list[int]] = defaultdict(list)

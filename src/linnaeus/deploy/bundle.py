@@ -3,7 +3,7 @@
 | file | content |
 |---|---|
 | `model.safetensors` | the weights |
-| `model.json` | architecture, classes, preprocessing with its fingerprint, calibration, metrics, licence, data fingerprint |
+| `model.json` | architecture, classes, preprocessing with fingerprint, calibration, metrics, licence |
 | `README.md` | the model card |
 """
 

@@ -48,7 +48,7 @@ class Choice:
 
 
 def candidates(device: torch.device, precision: Precision | None, channels_last: bool | None) -> list[Way]:
-    """The ways to try, the plainest first; a setting that is given is kept, and bf16 needs hardware that computes in it."""
+    """The ways to try, the plainest first; a given setting is kept, and bf16 needs hardware that computes in it."""
     precisions: list[Precision] = [precision] if precision else ["fp32", "bf16"] if has_bf16(device) else ["fp32"]
     layouts = [False, True] if channels_last is None else [channels_last]
     return [Way(p, layout) for p in precisions for layout in layouts]
@@ -115,4 +115,4 @@ def _pass(model: Classifier, batch: Batch, rule: StepRule, way: Way) -> tuple[fl
     synchronize(device)
     seconds = time.perf_counter() - start
     model.zero_grad()
-    return seconds, float(loss)
+    return seconds, float(loss.detach())

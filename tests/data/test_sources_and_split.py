@@ -1,0 +1,111 @@
+"""Folders are understood, roles follow the stated rules, and copies never straddle two roles."""
+
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from linnaeus.core.errors import DataError, RequestError
+from linnaeus.data.doctor import audit
+from linnaeus.data.sources import open_source
+from linnaeus.data.split import assign_roles
+
+SHARES = {"val_share": 0.2, "test_share": 0.2, "seed": 0}
+
+
+def fill(folder, count: int, seed: int) -> None:
+    folder.mkdir(parents=True)
+    for number in range(count):
+        pixels = np.random.default_rng((seed, number)).integers(0, 256, (8, 8, 3), np.uint8)
+        Image.fromarray(pixels).save(folder / f"{number}.png")
+
+
+def split_of(root, **changes):
+    source = open_source(str(root))
+    found = audit(source)
+    return source, assign_roles(source.labels, found, **{**SHARES, **changes})
+
+
+def test_without_splits_all_three_are_carved_by_class(tmp_path):
+    for seed, name in enumerate(["cat", "dog"]):
+        fill(tmp_path / name, 20, seed)
+    source, split = split_of(tmp_path)
+    assert split.carved == ("val", "test")
+    for label in (0, 1):
+        own = split.roles[source.labels.targets == label]
+        assert [int((own == role).sum()) for role in ("train", "val", "test")] == [12, 4, 4]
+    assert np.array_equal(split.roles, split_of(tmp_path)[1].roles)
+    assert not np.array_equal(split.roles, split_of(tmp_path, seed=1)[1].roles)
+
+
+def test_a_given_val_is_the_test_where_there_is_none(tmp_path):
+    for seed, name in enumerate(["train/cat", "train/dog", "validation/cat", "validation/dog"]):
+        fill(tmp_path / name, 10, seed)
+    source, split = split_of(tmp_path)
+    assert split.carved == ("val",)
+    assert {source.name(i).split("/")[0] for i in split.indices("test")} == {"validation"}
+    assert {source.name(i).split("/")[0] for i in split.indices("val")} == {"train"}
+
+
+def test_copies_stay_together_when_carved(tmp_path):
+    for seed, name in enumerate(["cat", "dog"]):
+        fill(tmp_path / name, 10, seed)
+        for number in range(10):
+            shutil.copy(tmp_path / name / f"{number}.png", tmp_path / name / f"copy-{number}.png")
+    source, split = split_of(tmp_path)
+    roles = {source.name(i): split.roles[i] for i in range(len(source.labels))}
+    assert all(roles[f"{c}/{n}.png"] == roles[f"{c}/copy-{n}.png"] for c in ("cat", "dog") for n in range(10))
+
+
+def test_a_training_copy_of_a_test_image_is_left_out(tmp_path):
+    for seed, name in enumerate(["train/cat", "train/dog", "test/cat", "test/dog"]):
+        fill(tmp_path / name, 10, seed)
+    shutil.copy(tmp_path / "test/cat/3.png", tmp_path / "train/cat/leak.png")
+    source, split = split_of(tmp_path)
+    assert {source.name(i): r for i, r in split.left_out.items()} == {
+        "train/cat/leak.png": "exact copy of an image in test"
+    }
+
+
+def test_broken_images_have_no_role_and_a_reason(tmp_path):
+    for seed, name in enumerate(["cat", "dog"]):
+        fill(tmp_path / name, 10, seed)
+    (tmp_path / "cat" / "bad.jpg").write_text("no image")
+    (tmp_path / "cat" / "notes.txt").write_text("no image")
+    source = open_source(str(tmp_path))
+    found = audit(source)
+    assert [source.name(i) for i in found.broken] == ["cat/bad.jpg"]
+    assert source.labels.ignored == ("cat/notes.txt",)
+    assert assign_roles(source.labels, found, **SHARES).roles[list(found.broken)] == ""
+
+
+def test_link_loops_end(tmp_path):
+    for seed, name in enumerate(["cat", "dog"]):
+        fill(tmp_path / name, 3, seed)
+    (tmp_path / "cat" / "loop").symlink_to(tmp_path / "cat", target_is_directory=True)
+    assert len(open_source(str(tmp_path)).labels) == 6
+
+
+def test_what_cannot_be_used_is_refused_with_the_reason(tmp_path):
+    with pytest.raises(RequestError, match="neither a folder nor a built-in set"):
+        open_source(str(tmp_path / "absent"))
+    with pytest.raises(DataError, match="has no images"):
+        open_source(str(tmp_path))
+    fill(tmp_path / "cat", 2, 0)
+    with pytest.raises(DataError, match="only one class"):
+        open_source(str(tmp_path))
+    (tmp_path / "dog").mkdir()
+    with pytest.raises(DataError, match="class 'dog' has no images"):
+        open_source(str(tmp_path))
+    fill(tmp_path / "eel", 9, 1)
+    (tmp_path / "dog").rmdir()
+    with pytest.raises(DataError, match="class 'cat' has 2 different usable"):
+        split_of(tmp_path)
+
+
+def test_the_embedded_set_is_what_it_says():
+    source = open_source("animals")
+    assert np.bincount(source.labels.targets).tolist() == [1000] * 10
+    assert len({source.read(i) for i in range(len(source.labels))}) == 9716
+    assert source.decode(source.read(0)).shape == (28, 28, 1)
