@@ -141,7 +141,7 @@ def pixels_of(image: Image.Image) -> Pixels:
     """An open PIL image by the same policy."""
     upright = ImageOps.exif_transpose(image)
     eight_bit = _to_eight_bit(upright)
-    array = np.asarray(eight_bit, dtype=np.uint8)
+    array = np.array(eight_bit, dtype=np.uint8)  # a copy of its own: torch takes writable memory only
     return array[:, :, None] if array.ndim == 2 else array
 
 
