@@ -27,7 +27,6 @@ from linnaeus.core.classifier import Classifier
 
 def activation(*, modern: bool) -> nn.Module:
     """ReLU where modern, tanh in the paper: a new module at each call, one for each place."""
-    """A new module for every place: the hyperbolic tangent of the paper, or ReLU."""
     return nn.ReLU() if modern else nn.Tanh()
 
 
