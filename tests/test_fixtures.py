@@ -48,3 +48,13 @@ def test_a_checkpoint_of_version_1_resumes_to_the_same_weights(tmp_path):
     ours, theirs = (linnaeus.load(folder).model.state_dict() for folder in (run.folder, RUN))
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
     assert metrics(run.folder)["n"] == metrics(RUN)["n"]
+
+
+def test_a_checkpoint_of_version_1_trains_on(tmp_path):
+    shutil.copytree(RUN, tmp_path / "run")
+    shutil.rmtree(tmp_path / "run" / "model")
+    config = tmp_path / "run" / "config.json"
+    config.write_text(config.read_text().replace('"duration": "3ep"', '"duration": "5ep"'))
+    run = resume(tmp_path / "run", display=Display(quiet=True))
+    steps = [json.loads(line)["step"] for line in (run.folder / "metrics.jsonl").read_text().splitlines()]
+    assert steps == [2, 4, 6, 8, 10]

@@ -124,6 +124,7 @@ def test_models_are_listed_with_their_cost():
         (["train", "animals", "--set", "speed"], 2, "expected section.key=value"),
         (["train", "animals", "--device", "abacus"], 2, "cannot be used"),
         (["train", "animals", "--config", "absent.yaml"], 2, "cannot be read"),
+        (["train", "animals", "--model", "lenet5", "--image-size", 30], 2, "expected 28 or 32"),
         (["resume", "."], 2, "is not the folder of a run"),
         (["evaluate", "."], 2, "holds no finished model"),
         (["predict", ".", "a.jpg"], 2, "holds no finished model"),

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from linnaeus.core.batch import Batch
-from linnaeus.core.duration import Duration, is_time
+from linnaeus.core.duration import Duration
 from linnaeus.core.errors import RequestError
 
 
@@ -45,7 +45,3 @@ def test_a_time_is_not_steps():
     assert Duration.parse("2h") == Duration(7200, "s")
     with pytest.raises(RequestError, match="cannot be counted in steps"):
         Duration.parse("2h").steps(steps_per_epoch=10)
-
-
-def test_it_is_time_at_each_multiple_and_at_the_end():
-    assert [step for step in range(11) if is_time(step, 4, 10)] == [4, 8, 10]

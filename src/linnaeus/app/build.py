@@ -15,6 +15,7 @@ from linnaeus.app.progress import Display
 from linnaeus.core.batch import Loader
 from linnaeus.core.classifier import Classifier
 from linnaeus.core.duration import Duration
+from linnaeus.core.errors import RequestError
 from linnaeus.core.preprocess import Geometry, Preprocess, to_channels
 from linnaeus.core.seed import derive
 from linnaeus.data.augment import flip, pad_crop, random_resized_crop
@@ -39,17 +40,24 @@ GREY_STATISTICS = ((0.449,), (0.226,))
 
 
 def make_model(config: Config, num_classes: int) -> Classifier:
-    """The network, with weights drawn from the run's seed."""
+    """The network, with weights drawn from the run's seed.
+
+    Raises:
+        RequestError: if there is no such network, or it refuses its size or options.
+    """
     model = config.model
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive(config.train.seed, "init"))
-        return create_model(
-            model.name,
-            num_classes=num_classes,
-            in_channels=model.in_channels or 3,
-            image_size=model.image_size,
-            **model.options,
-        )
+        try:
+            return create_model(
+                model.name,
+                num_classes=num_classes,
+                in_channels=model.in_channels or 3,
+                image_size=model.image_size,
+                **model.options,
+            )
+        except ValueError as error:  # the network's own words on a size or an option it refuses
+            raise RequestError(str(error)) from None
 
 
 class Images:

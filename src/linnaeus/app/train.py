@@ -89,7 +89,7 @@ def _go(run: Run, config: Config, prepared: Prepared, images: Images, device: to
     recorder = Recorder(run.folder, step=state.step)
     try:
         with _stop_signals() as asked, display.training(rule.total_steps, state.step) as show:
-            narrator = _Narrator(state.step, loader, recorder, display, show)
+            narrator = _Narrator(state, loader, recorder, display, show)
             judge = _Judge(images, config, len(prepared.classes), device, narrator)
             outlet = Outlet(
                 run.checkpoints,
@@ -168,15 +168,15 @@ class _Narrator:
 
     def __init__(
         self,
-        step: int,
+        state: State,
         loader: Loader,
         recorder: Recorder,
         display: Display,
         bar: Callable[[int, str, str], None],
     ) -> None:
         self._loader, self._recorder, self._display, self._bar = loader, recorder, display, bar
-        self._best = -1.0
-        self._restart(step)
+        self._best = -1.0 if state.best is None else state.best[0]
+        self._restart(state.step)
 
     def _restart(self, step: int) -> None:
         self._began, self._first_step = time.monotonic(), step

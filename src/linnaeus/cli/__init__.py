@@ -59,8 +59,6 @@ def main() -> None:
     except OSError as error:
         where = f": {error.filename}" if error.filename else ""
         _leave(f"{error.strerror or error}{where}", EnvironmentFault.exit_code)
-    except ValueError as error:
-        _leave(str(error), 2)
     except Exception as error:  # the outermost boundary: a bug of ours, explained and kept for a report
         _leave(f"this is a bug in Linnaeus ({type(error).__name__}: {error}). Please report {_write_trace()}", 4)
 

@@ -55,8 +55,3 @@ class Duration:
 
     def __str__(self) -> str:
         return f"{self.amount:g}{self.unit}"
-
-
-def is_time(step: int, every: int, last: int) -> bool:
-    """True at each multiple of `every` and at the last step; never at step 0."""
-    return step > 0 and (step % every == 0 or step == last)
