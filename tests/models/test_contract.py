@@ -79,7 +79,7 @@ def test_no_module_is_called_twice_and_blocks_are_called_in_order(model):
     for hook in hooks:
         hook.remove()
     assert len(calls) == len(set(calls))
-    assert [m for m in calls if m in set(model.blocks())] == list(model.blocks())
+    assert [m for m in calls if m in set(model.blocks)] == list(model.blocks)
 
 
 @torch.no_grad()
@@ -90,7 +90,7 @@ def test_images_are_left_as_they_are(model):
 
 
 def test_no_two_blocks_start_alike(model):
-    matrices = [[p for p in block.parameters() if p.ndim > 1] for block in model.blocks()]
+    matrices = [[p for p in block.parameters() if p.ndim > 1] for block in model.blocks]
     for one, other in combinations(matrices, 2):
         assert not any(a.shape == b.shape and torch.equal(a, b) for a, b in zip(one, other, strict=False))
 
@@ -187,5 +187,5 @@ def test_a_copy_is_a_network_of_its_own(name):
     model = build(name).eval()
     copied = copy.deepcopy(model)
     assert torch.equal(copied(random_images()), model(random_images()))
-    assert not {*copied.blocks()} & {*model.modules()}
+    assert not {*copied.blocks} & {*model.modules()}
     assert not {p.data_ptr() for p in copied.parameters()} & {p.data_ptr() for p in model.parameters()}

@@ -91,10 +91,10 @@ def test_the_stem_of_a_resnet_can_be_chosen_against_the_image_size():
 @pytest.mark.parametrize("name", ["resnet18", "resnet50", "resnet20"])
 def test_zero_init_last_makes_every_block_start_as_its_shortcut(name):
     model = create_model(name, num_classes=5, image_size=32, zero_init_last=True).eval()
-    block = model.blocks()[1]
+    block = model.blocks[1]
     x = torch.rand(2, block.conv1.in_channels, 4, 4)
     assert torch.equal(block(x), x)
-    assert all(not block.last_bn.weight.any() for block in model.blocks())
+    assert all(not block.last_bn.weight.any() for block in model.blocks)
 
 
 def small_resnet(**options):
@@ -114,7 +114,7 @@ def test_drop_path_is_random_in_training_only(make):
 
 @pytest.mark.parametrize("name", ["resnet18", "resnet20", "vit_tiny", "convnext_tiny"])
 def test_drop_path_grows_linearly_over_all_blocks(name):
-    blocks = on_meta(name, drop_path=0.2).blocks()
+    blocks = on_meta(name, drop_path=0.2).blocks
     rates = [[m.rate for n, m in block.named_children() if n.startswith("drop_path")][-1] for block in blocks]
     assert rates == pytest.approx(torch.linspace(0, 0.2, len(blocks)).tolist())
 
@@ -128,7 +128,7 @@ def test_the_two_poolings_of_a_vit_see_the_token_and_the_patches():
 
     outputs = []
     for model in (token, average):
-        model.blocks()[-1].register_forward_hook(lambda _m, _i, output: outputs.append(output))
+        model.blocks[-1].register_forward_hook(lambda _m, _i, output: outputs.append(output))
     features = token.features(images), average.features(images)
     assert torch.allclose(features[0], token.norm(outputs[0][:, 0]), atol=1e-6)
     assert torch.allclose(features[1], average.fc_norm(outputs[1][:, 1:].mean(1)), atol=1e-6)
@@ -136,7 +136,7 @@ def test_the_two_poolings_of_a_vit_see_the_token_and_the_patches():
 
 @torch.no_grad()
 def test_layer_scale_starts_a_vit_near_the_identity():
-    block = small_vit(layer_scale=1e-5).blocks()[0]
+    block = small_vit(layer_scale=1e-5).blocks[0]
     x = torch.randn(2, 17, 24)
     assert set(dict(block.named_parameters())) >= {"ls1.gamma", "ls2.gamma"}
     assert torch.allclose(block(x), x, atol=1e-3)
@@ -145,7 +145,7 @@ def test_layer_scale_starts_a_vit_near_the_identity():
 
 def test_layer_scale_is_where_the_gamma_of_a_convnext_starts():
     model = create_model("convnext_tiny", num_classes=5, layer_scale=0.25)
-    assert all((block.gamma == 0.25).all() for block in model.blocks())
+    assert all((block.gamma == 0.25).all() for block in model.blocks)
 
 
 def test_a_vit_refuses_images_of_another_size_rather_than_cropping_them():

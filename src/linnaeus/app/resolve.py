@@ -3,6 +3,7 @@
 from typing import Any
 
 import torch
+from torch import nn
 
 from linnaeus.app.build import make_model
 from linnaeus.app.config import Config
@@ -15,13 +16,11 @@ SMALL = 64
 MEMORY_BYTES = 4 << 30
 """Largest set, decoded, that is kept in memory unasked."""
 
-FAMILY_DEFAULTS: dict[str, dict[str, Any]] = {
-    # lr is for 256 images a step and scales with the batch (Goyal et al. 2017).
-    "lenet": {"name": "sgd", "lr": 0.1, "weight_decay": 5e-4, "clip_norm": 0.0},
-    "resnet": {"name": "sgd", "lr": 0.2, "weight_decay": 5e-4, "clip_norm": 0.0},
-    "vit": {"name": "adamw", "lr": 5e-4, "weight_decay": 0.05, "clip_norm": 1.0},
-    "convnext": {"name": "adamw", "lr": 5e-4, "weight_decay": 0.05, "clip_norm": 1.0},
-}
+# Chosen by what a network is made of, so that they serve networks of one's own too. A learning rate is for 256 images a
+# step and scales with the batch (Goyal et al. 2017).
+ADAMW = {"name": "adamw", "lr": 5e-4, "weight_decay": 0.05, "clip_norm": 1.0}
+SGD_NORMALISED = {"name": "sgd", "lr": 0.2, "weight_decay": 5e-4, "clip_norm": 0.0}
+SGD_PLAIN = {"name": "sgd", "lr": 0.1, "weight_decay": 5e-4, "clip_norm": 0.0}
 
 
 def resolve(config: Config, prepared: Prepared) -> Config:
@@ -53,18 +52,22 @@ def resolve(config: Config, prepared: Prepared) -> Config:
         data={"loader": loader},
         model={"image_size": model.image_size},
         augment={"crop": crop},
-        optim=_optim_defaults(config, type(model)),
+        optim=_optim_defaults(config, model),
     )
 
 
-def _optim_defaults(config: Config, network: type[Classifier]) -> dict[str, Any]:
-    family = network.__module__.rpartition(".")[2]
-    defaults = FAMILY_DEFAULTS.get(family, FAMILY_DEFAULTS["vit"])
+def _optim_defaults(config: Config, model: Classifier) -> dict[str, Any]:
+    defaults = _defaults_for(model)
     if config.optim.name not in (None, defaults["name"]):
-        defaults = (
-            {"lr": 0.2, "weight_decay": 5e-4} if config.optim.name == "sgd" else {"lr": 1e-3, "weight_decay": 0.05}
-        )
-        defaults = {"name": config.optim.name, "clip_norm": 0.0, **defaults}
+        defaults = {**(SGD_NORMALISED if config.optim.name == "sgd" else ADAMW), "clip_norm": 0.0}
     scaled = {**defaults, "lr": defaults["lr"] * config.train.batch_size / 256}
     given = config.optim.model_dump()
     return {key: value for key, value in scaled.items() if given[key] is None}
+
+
+def _defaults_for(model: Classifier) -> dict[str, Any]:
+    """AdamW for networks with layer normalisation, such as ViT and ConvNeXt; SGD for the others."""
+    modules = list(model.modules())
+    if any(isinstance(module, nn.LayerNorm) for module in modules):
+        return ADAMW
+    return SGD_NORMALISED if any(isinstance(module, nn.BatchNorm2d) for module in modules) else SGD_PLAIN

@@ -16,20 +16,19 @@ class Classifier(nn.Module, ABC):
         in_channels: C, the number of channels of an image.
         image_size: height and width, in pixels, that the network is built for.
         head: the last layer, (B, D) -> (B, K).
+        blocks: the repeated blocks in the order of the forward pass: the units of sharding and checkpointing. A module
+            list where the field's parameter names have one called so, else a property.
     """
 
     num_classes: int
     in_channels: int
     image_size: int
     head: nn.Module
+    blocks: Sequence[nn.Module] | nn.ModuleList
 
     @abstractmethod
     def features(self, images: Tensor) -> Tensor:
         """(B, C, H, W) float, normalised -> (B, D) float: what `head` classifies."""
-
-    @abstractmethod
-    def blocks(self) -> Sequence[nn.Module]:
-        """The repeated blocks in the order of the forward pass: the units of sharding and checkpointing."""
 
     def forward(self, images: Tensor) -> Tensor:
         """(B, C, H, W) float, normalised -> (B, K) logits."""

@@ -109,7 +109,8 @@ class ConvNeXt(Classifier):
         features: Tensor = self.norm(x.mean(dim=(2, 3)))  # (B, D, H, W) -> (B, D)
         return features
 
-    def blocks(self) -> Sequence[nn.Module]:
+    @property
+    def blocks(self) -> Sequence[nn.Module]:  # type: ignore[override]
         return [block for block in self.modules() if isinstance(block, Block)]
 
     def init_weights(self) -> None:

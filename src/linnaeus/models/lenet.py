@@ -78,7 +78,8 @@ class LeNet5(Classifier):
         features: Tensor = self.act6(self.f6(x))  # (B, 84)
         return features
 
-    def blocks(self) -> Sequence[nn.Module]:
+    @property
+    def blocks(self) -> Sequence[nn.Module]:  # type: ignore[override]
         return [self.c1, self.c3]
 
     def init_weights(self) -> None:

@@ -181,7 +181,7 @@ class ResNet(Classifier):
         stages = make_stages(block, (64, 128, 256, 512), depths, drop_path)
         self.layer1, self.layer2, self.layer3, self.layer4 = stages
         self.avgpool = nn.AdaptiveAvgPool2d(1)
-        self.fc = nn.Linear(self.blocks()[-1].out_channels, num_classes)
+        self.fc = nn.Linear(self.blocks[-1].out_channels, num_classes)
         self.init_weights()
 
     @property
@@ -195,7 +195,8 @@ class ResNet(Classifier):
         features: Tensor = self.avgpool(x).flatten(1)  # (B, D, H, W) -> (B, D)
         return features
 
-    def blocks(self) -> Sequence[Block]:
+    @property
+    def blocks(self) -> Sequence[Block]:  # type: ignore[override]
         return [*self.layer1, *self.layer2, *self.layer3, *self.layer4]
 
     def init_weights(self) -> None:
@@ -206,7 +207,7 @@ class ResNet(Classifier):
             elif isinstance(module, nn.BatchNorm2d | nn.Linear):
                 module.reset_parameters()
         if self.zero_init_last:
-            for block in self.blocks():
+            for block in self.blocks:
                 nn.init.zeros_(block.last_bn.weight)
 
 

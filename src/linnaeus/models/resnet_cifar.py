@@ -84,7 +84,8 @@ class CifarResNet(Classifier):
         features: Tensor = self.avgpool(x).flatten(1)  # (B, D, H, W) -> (B, D)
         return features
 
-    def blocks(self) -> Sequence[BasicBlock]:
+    @property
+    def blocks(self) -> Sequence[BasicBlock]:  # type: ignore[override]
         return [*self.layer1, *self.layer2, *self.layer3]
 
     def init_weights(self) -> None:
@@ -95,7 +96,7 @@ class CifarResNet(Classifier):
             elif isinstance(module, nn.BatchNorm2d | nn.Linear):
                 module.reset_parameters()
         if self.zero_init_last:
-            for block in self.blocks():
+            for block in self.blocks:
                 nn.init.zeros_(block.last_bn.weight)
 
 

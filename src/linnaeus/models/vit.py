@@ -12,7 +12,6 @@ What differs from the paper:
 - Layer scale (Touvron et al., "Going deeper with Image Transformers", arXiv:2103.17239) is an option.
 """
 
-from collections.abc import Sequence
 from functools import partial
 from typing import Literal
 
@@ -122,16 +121,6 @@ class Block(nn.Module):
         return output
 
 
-class Blocks(nn.ModuleList):
-    """The list of blocks that also answers a call, since timm's parameters and our contract both own the name `blocks`.
-
-    `blocks.0.norm1.weight` needs an attribute, `Classifier.blocks()` a method.
-    """
-
-    def __call__(self) -> Sequence[nn.Module]:
-        return list(self)
-
-
 class VisionTransformer(Classifier):
     """The Transformer encoder on patches.
 
@@ -172,20 +161,13 @@ class VisionTransformer(Classifier):
         self.patch_embed = PatchEmbed(image_size=image_size, patch_size=patch_size, in_channels=in_channels, dim=dim)
         self.cls_token = nn.Parameter(torch.empty(1, 1, dim))
         self.pos_embed = nn.Parameter(torch.empty(1, 1 + self.patch_embed.num_patches, dim))
-        self._modules["blocks"] = Blocks(
+        self.blocks = nn.ModuleList(
             Block(dim, num_heads, layer_scale=layer_scale, drop_path=rate) for rate in drop_path_rates(drop_path, depth)
         )
         self.norm = nn.LayerNorm(dim, eps=NORM_EPS) if pool == "token" else nn.Identity()
         self.fc_norm = nn.LayerNorm(dim, eps=NORM_EPS) if pool == "avg" else nn.Identity()
         self.head = nn.Linear(dim, num_classes)
         self.init_weights()
-
-    @property
-    def blocks(self) -> Blocks:
-        """See `Blocks`. A property, because the method of `Classifier` would hide a plain submodule of this name."""
-        blocks = self._modules["blocks"]
-        assert isinstance(blocks, Blocks)
-        return blocks
 
     def features(self, images: Tensor) -> Tensor:
         x = self.patch_embed(images)  # (B, C, H, W) -> (B, N - 1, D)
