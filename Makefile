@@ -3,6 +3,7 @@
 
 PYTHON ?= python3
 ARGS ?=
+BENCH ?= train
 TEST_DATA_ARCHIVES ?= ../shared/data
 LINNAEUS_TEST_DATA ?= $(HOME)/.cache/linnaeus/test-data
 
@@ -57,8 +58,8 @@ format: .venv/.installed-dev ## Formats the code and repairs what can be repaire
 	$(RUN) ruff check --fix-only --quiet .
 	$(RUN) ruff format .
 
-bench: .venv/.installed-dev ## Measures speed
-	@$(find_test_data); set -x; .venv/bin/python benchmarks/run.py $(ARGS)
+bench: .venv/.installed-dev ## Measures speed: BENCH=train (default) or models
+	@$(find_test_data); set -x; .venv/bin/python benchmarks/$(BENCH).py $(ARGS)
 
 clean: ## Removes caches and build results; leaves .venv and runs/
 	rm -rf .mypy_cache .pytest_cache .ruff_cache build dist
