@@ -3,9 +3,9 @@
 import csv
 import io
 import json
+import os
 import subprocess
 import sys
-import time
 
 import numpy as np
 import pytest
@@ -161,9 +161,10 @@ def test_an_existing_folder_is_not_overwritten(trained):
 def test_help_answers_at_once():
     times = []
     for _ in range(3):
-        start = time.perf_counter()
+        before = os.times()
         assert run("--help").returncode == 0
-        times.append(time.perf_counter() - start)
+        after = os.times()  # the processor's time of the child: a wait for a busy core is not the program's
+        times.append(after.children_user + after.children_system - before.children_user - before.children_system)
     assert min(times) < 0.4
 
 
