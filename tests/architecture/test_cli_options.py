@@ -16,11 +16,11 @@ FROZEN: dict[str, set[str]] = {
     "linnaeus train": {
         "DATA",
         *("--model", "--duration", "--epochs", "--batch-size", "--lr", "--image-size", "--seed", "--out"),
-        *("--device", "--precision", "--set", "--config", "--json"),
+        *("--weights", "--device", "--precision", "--set", "--config", "--json"),
     },
     "linnaeus resume": {"RUN", "--json"},
     "linnaeus evaluate": {"RUN", "DATA", "--split", "--device", "--json"},
-    "linnaeus predict": {"RUN", "IMAGES", "--format", "--top", "--device"},
+    "linnaeus predict": {"RUN", "IMAGES", "--format", "--top", "--embeddings", "--device"},
     "linnaeus models": {"PATTERN"},
 }
 

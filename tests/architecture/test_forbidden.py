@@ -28,6 +28,7 @@ BOUNDARY = "cli/__init__.py"
 # (file, what): the reason. An entry that is no longer needed fails.
 ALLOWED: dict[tuple[str, str], str] = {
     ("__init__.py", "importlib.import_module"): "the public names are imported when first used, from a literal dict",
+    ("models/pretrained.py", "torch.load"): "weights are often .pth; weights_only=True runs no code of theirs",
 }
 NONE: dict[tuple[str, str], str] = {}
 

@@ -15,9 +15,16 @@ OWNERS: dict[str, tuple[str, ...]] = {
     "torch.distributed": ("core/dist.py", "engine/parallel.py"),  # applied from outside: networks do not know of it
     "torch.utils.tensorboard": ("core/record.py",),
     "tensorboard": ("core/record.py",),
-    "safetensors": ("core/files.py",),
+    "safetensors": ("core/files.py", "models/pretrained.py"),
+    "huggingface_hub": ("models/download.py",),
     "torchvision": ("data/", "models/adapters.py"),
-    "PIL": ("data/decode.py", "report/", "app/demo.py"),  # the one decoder, pictures in reports, the demo's images
+    "timm": ("models/adapters.py",),
+    "pyarrow": ("data/sources/",),
+    "datasets": ("data/sources/hub.py",),
+    # The one decoder, its faster sister for training, pictures in reports, the demo's images.
+    "PIL": ("data/decode.py", "data/fast.py", "report/", "app/demo.py"),
+    "simplejpeg": ("data/fast.py",),
+    "cv2": ("data/fast.py",),
     "pydantic": ("app/",),
     "yaml": ("app/",),
     "rich": ("app/", "cli/", "report/"),
@@ -25,7 +32,7 @@ OWNERS: dict[str, tuple[str, ...]] = {
     "click": ("cli/",),
 }
 # Slow to import, and most runs of most functions do not need them: imported inside the function that does.
-LATE = ("torch.utils.tensorboard", "tensorboard")
+LATE = ("torch.utils.tensorboard", "tensorboard", "huggingface_hub", "timm", "pyarrow", "datasets", "cv2", "simplejpeg")
 
 
 def check_owners(root: Path) -> list[str]:
@@ -86,6 +93,7 @@ def test_the_healthy_package_passes(plant):
         ("core/bad.py", "def f():\n    from pydantic import Field", "core/bad.py:2: 'pydantic' belongs to app/"),
         ("core/bad.py", "import safetensors.torch", "'safetensors' belongs to core/files.py"),
         ("models/bad.py", "from torchvision.models import resnet18", "'torchvision' belongs to data/, models/adapters"),
+        ("models/bad.py", "def f():\n    import timm", "bad.py:2: 'timm' belongs to models/adapters.py"),
         ("models/bad.py", "from torch import distributed", "'torch.distributed' belongs to core/dist.py"),
         ("models/bad.py", "import torch as t\nt.distributed.barrier()", "bad.py:2: 'torch.distributed' belongs to"),
         ("data/bad.py", "from torch.utils.tensorboard import SummaryWriter", "'torch.utils.tensorboard' belongs to"),

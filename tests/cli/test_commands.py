@@ -4,12 +4,16 @@ import csv
 import io
 import json
 import os
+import socket
 import subprocess
 import sys
 
 import numpy as np
 import pytest
 from PIL import Image
+
+from linnaeus.cli.use import Format, predict
+from linnaeus.core.errors import VerdictError
 
 
 def run(*words: object, cwd=None) -> subprocess.CompletedProcess[str]:
@@ -106,10 +110,12 @@ def test_prediction_prints_json_and_tables_and_takes_patterns(trained, messy):
     assert "plain.png" in run("predict", out, messy / "plain.png").stdout
 
 
-def test_models_are_listed_with_their_cost():
+def test_models_are_listed_with_their_cost_and_the_source_of_their_weights(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "120")
     text = run("models", "resnet1").stdout
     assert "resnet18" in text
     assert "11.69 M" in text
+    assert "torchvision, 69.8% top-1" in text
     assert "resnet50" not in text
 
 
@@ -125,9 +131,13 @@ def test_models_are_listed_with_their_cost():
         (["train", "animals", "--device", "abacus"], 2, "cannot be used"),
         (["train", "animals", "--config", "absent.yaml"], 2, "cannot be read"),
         (["train", "animals", "--model", "lenet5", "--image-size", 30], 2, "expected 28 or 32"),
+        (["train", "animals", "--model", "lenet5", "--weights", "default"], 2, "lenet5 has no published weights"),
+        (["train", "animals", "--weights", "no/such.pth"], 2, "there are no weights at no/such.pth"),
+        (["train", "animals", "--set", "model.options.pretrained=true"], 2, "model.weights says it"),
         (["resume", "."], 2, "is not the folder of a run"),
         (["evaluate", "."], 2, "holds no finished model"),
         (["predict", ".", "a.jpg"], 2, "holds no finished model"),
+        (["predict", ".", "a.jpg", "--embeddings", "seen.csv"], 2, "ends in .npz"),
         (["models", "xyz"], 2, "no model matches"),
     ],
     ids=lambda value: " ".join(map(str, value)) if isinstance(value, list) else None,
@@ -136,6 +146,18 @@ def test_a_wrong_request_gets_one_line(words, code, message, tmp_path):
     done = run(*words, cwd=tmp_path)
     assert done.returncode == code, done.stderr
     assert message in done.stderr
+    assert done.stderr.strip().count("\n") == 0
+    assert not list(tmp_path.iterdir())
+
+
+def test_weights_that_cannot_be_had_get_one_line_at_once(tmp_path, monkeypatch):
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        monkeypatch.setenv("LINNAEUS_MIRROR", f"http://127.0.0.1:{closed.getsockname()[1]}")
+    monkeypatch.setenv("LINNAEUS_CACHE", str(tmp_path / "cache"))
+    done = run("train", "animals", "--weights", "default", cwd=tmp_path)
+    assert done.returncode == 4
+    assert "resnet18-f37072fd.pth elsewhere and save it as" in done.stderr
     assert done.stderr.strip().count("\n") == 0
     assert not list(tmp_path.iterdir())
 
@@ -172,3 +194,26 @@ def test_help_answers_at_once():
 def test_help_of_every_command_has_an_example(command):
     text = run(command, "--help").stdout
     assert f"linnaeus {command}" in text.split("Example", 1)[1]
+
+
+def test_prediction_writes_embeddings(trained, messy):
+    out, _ = trained
+    done = run("predict", out, messy, "--format", "csv", "--embeddings", messy.parent / "seen.npz")
+    assert done.returncode == 1
+    assert len(done.stdout.splitlines()) == 7
+    with np.load(messy.parent / "seen.npz", allow_pickle=False) as archive:
+        assert len(archive["embeddings"]) == len(archive["paths"]) == len(archive["labels"]) == 4
+        assert sorted(path.rpartition("/")[2] for path in archive["failed"].tolist()) == ["text.jpg", "truncated.jpg"]
+        assert np.allclose(archive["probabilities"].sum(1), 1)
+        assert len(archive["classes"]) == archive["probabilities"].shape[1] == 10
+
+
+@pytest.mark.parametrize("output", Format)
+def test_embeddings_go_with_every_format(trained, messy, output, capsys):
+    printed = []
+    for embeddings in (None, messy.parent / "seen.npz"):
+        with pytest.raises(VerdictError, match="2 of 6 images"):
+            predict(trained[0], [str(messy)], output=output, embeddings=embeddings, device="cpu")
+        printed.append(capsys.readouterr().out)
+    assert printed[0] == printed[1] != ""
+    assert (messy.parent / "seen.npz").is_file()

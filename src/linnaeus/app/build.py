@@ -3,13 +3,14 @@
 import os
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from linnaeus.app.config import AugmentConfig, Config
+from linnaeus.app.config import AugmentConfig, Config, PreprocessConfig
 from linnaeus.app.prepare import Prepared
 from linnaeus.app.progress import Display
 from linnaeus.core.batch import Loader
@@ -40,7 +41,7 @@ GREY_STATISTICS = ((0.449,), (0.226,))
 
 
 def make_model(config: Config, num_classes: int) -> Classifier:
-    """The network, with weights drawn from the run's seed.
+    """The network, with weights drawn from the run's seed, also where it is to start from trained ones.
 
     Raises:
         RequestError: if there is no such network, or it refuses its size or options.
@@ -54,6 +55,7 @@ def make_model(config: Config, num_classes: int) -> Classifier:
                 num_classes=num_classes,
                 in_channels=model.in_channels or 3,
                 image_size=model.image_size,
+                pretrained=False,
                 **model.options,
             )
         except ValueError as error:  # the network's own words on a size or an option it refuses
@@ -64,7 +66,8 @@ class Images:
     """The images of a run as the network will see them, and the loaders that bring them.
 
     Attributes:
-        preprocess: with the statistics of the training images where these are in memory, and the field's for photos.
+        preprocess: as configured; else with the statistics of the training images where these are in memory, and the
+            field's for photos.
     """
 
     def __init__(self, config: Config, prepared: Prepared, display: Display) -> None:
@@ -75,7 +78,8 @@ class Images:
         if config.data.loader == "memory":
             self._memory = _fit_all(prepared, self.preprocess, display)
             training = self._memory[prepared.split.indices("train")]
-            self.preprocess = Preprocess(_with_statistics(self.preprocess.geometry, training))
+            measured = _with_statistics(self.preprocess.geometry, training)
+            self.preprocess = Preprocess(_as_given(measured, config.preprocess))
 
     def training(self) -> Loader:
         """Shuffled and augmented training images."""
@@ -162,7 +166,17 @@ def _geometry(config: Config) -> Geometry:
     channels = config.model.in_channels or 3
     mean, std = PHOTO_STATISTICS if channels == 3 else (GREY_STATISTICS[0] * channels, GREY_STATISTICS[1] * channels)
     resize = size if config.data.loader == "memory" else round(size / CROP_SHARE)
-    return Geometry(size, resize, mean, std)
+    geometry = _as_given(Geometry(size, resize, mean, std), config.preprocess)
+    if len(geometry.mean) != channels:
+        raise RequestError(f"preprocess.mean has {len(geometry.mean)} values, and images have {channels} channels here")
+    return geometry
+
+
+def _as_given(geometry: Geometry, given: PreprocessConfig) -> Geometry:
+    """The same geometry with what the configuration says of it."""
+    settings = given.model_dump(exclude_none=True)
+    changes: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in settings.items()}
+    return replace(geometry, **changes)
 
 
 def _with_statistics(geometry: Geometry, images: NDArray[np.uint8]) -> Geometry:

@@ -46,15 +46,45 @@ class ModelConfig(Section):
 
     Attributes:
         name: of `linnaeus models`, or "auto".
-        image_size: pixels; null for the images' own size where they are small, or the network's.
+        weights: where training starts from: "default" for the weights that `linnaeus models` names, the path of a file
+            or of a model's folder, an address, or "hf:owner/name"; null for weights drawn at random.
+        image_size: pixels; null for that of the weights, or the images' own where they are small, or the network's.
         in_channels: 1 for grey, 3 for colour; null for what the images are.
         options: further keywords of the network, such as {"drop_path": 0.1}.
     """
 
     name: str = "auto"
+    weights: str | None = Field(None, min_length=1)
     image_size: int | None = Field(None, ge=1)
     in_channels: int | None = Field(None, ge=1)
     options: dict[str, str | int | float | bool] = {}
+
+    @field_validator("options")
+    @classmethod
+    def _options(cls, options: dict[str, str | int | float | bool]) -> dict[str, str | int | float | bool]:
+        elsewhere = {"pretrained": "model.weights", "num_classes": "the folders of data.source"}
+        elsewhere |= {name: f"model.{name}" for name in ("name", "image_size", "in_channels")}
+        for name in elsewhere.keys() & options.keys():
+            raise ValueError(f"'{name}' is not an option of a network: {elsewhere[name]} says it")
+        return options
+
+
+class PreprocessConfig(Section):
+    """How the network is shown an image. Null stands for what the weights it starts from were trained with.
+
+    Without such weights: the statistics of the training images where these are in memory, and ImageNet's for photos;
+    and the centre of an image, 7/8 of its shorter side.
+
+    Attributes:
+        resize: length of the shorter side before the centre is cropped, pixels.
+        mean, std: one value a channel, for pixels in [0, 1].
+        interpolation: filter of the resize.
+    """
+
+    resize: int | None = Field(None, ge=1)
+    mean: list[float] | None = None
+    std: list[float] | None = None
+    interpolation: Literal["bilinear", "bicubic"] | None = None
 
 
 class AugmentConfig(Section):
@@ -75,7 +105,7 @@ class AugmentConfig(Section):
 
 
 class OptimConfig(Section):
-    """How weights change. Null stands for the default of the network's family.
+    """How weights change. Null stands for the default of the network's family, and of trained weights it starts from.
 
     Attributes:
         lr: learning rate at the top of the schedule.
@@ -142,6 +172,7 @@ class Config(Section):
 
     data: DataConfig
     model: ModelConfig = ModelConfig()
+    preprocess: PreprocessConfig = PreprocessConfig()
     augment: AugmentConfig = AugmentConfig()
     optim: OptimConfig = OptimConfig()
     train: TrainConfig = TrainConfig()

@@ -31,7 +31,9 @@ def deliver(
 ) -> Bundle:
     """Evaluates the model on test, in float32 as it will be used, and writes it with its scores."""
     bundle = Bundle(
-        model.to(memory_format=torch.contiguous_format), _about(config, prepared, images, model), images.preprocess
+        model.to(memory_format=torch.contiguous_format),
+        {**_about(config, prepared, images, model), "licence": _licence(run)},
+        images.preprocess,
     )
     counts = evaluate_bundle(bundle, images.evaluation("test"), device=device, display=display)
     scores = summarize(counts)
@@ -66,7 +68,14 @@ def _about(config: Config, prepared: Prepared, images: Images, model: Classifier
         "classes": list(prepared.classes),
         "preprocess": images.preprocess.to_json(),
         "calibration": {"method": "none", "temperature": 1.0},
-        "licence": "not stated: that of the training images applies",
         "data_fingerprint": prepared.fingerprint(),
         "metrics": {},
     }
+
+
+def _licence(run: Run) -> str:
+    began = run.read_manifest().get("weights")  # runs of version 0.1 do not say
+    if not began:
+        return "not stated: that of the training images applies"
+    publisher, licence = began["publisher"] or "no publisher named", began["licence"] or "none stated"
+    return f"not stated: those of the training images and of the weights it began with apply ({publisher}: {licence})"

@@ -1,35 +1,107 @@
 """A finished model applied to image files."""
 
 import glob
-from collections.abc import Iterator
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from tempfile import TemporaryFile
+from typing import IO
+from zipfile import ZipFile
+
+import numpy as np
 
 from linnaeus.app.progress import Display
 from linnaeus.core.device import pick
 from linnaeus.core.errors import DataError, RequestError
+from linnaeus.core.files import atomic
 from linnaeus.data.decode import EXTENSIONS
-from linnaeus.deploy.bundle import Prediction, load_bundle
+from linnaeus.deploy.bundle import Bundle, Prediction, Row, load_bundle
+
+Add = Callable[[str, Row], None]
 
 
 def predict(
-    folder: Path, images: list[str], *, top: int, device: str, display: Display
+    folder: Path, images: list[str], *, top: int, device: str, display: Display, embeddings: Path | None = None
 ) -> Iterator[tuple[str, Prediction]]:
     """Yields (path, prediction) for every image, in order; one that cannot be read has its `error` set.
 
     Args:
         folder: of a run or a model.
         images: files, folders (searched at any depth) and glob patterns.
+        embeddings: a file to write as well, see `write_embeddings`; it is there once the last prediction is taken.
 
     Raises:
-        RequestError: if there is no model, or a pattern matches nothing.
+        RequestError: if there is no model, a pattern matches nothing, or `embeddings` cannot be the name of a new file.
         DataError: if a folder holds no images.
     """
+    if embeddings is not None:
+        _check_target(embeddings)
     bundle = load_bundle(folder).to(pick(device))
     paths = [path for image in images for path in _expand(image)]
-    with display.bar("predicting", len(paths)) as advance:
-        for path, prediction in zip(paths, bundle.stream(paths, top=top), strict=True):
-            yield str(path), prediction
+    archive = nullcontext(_ignore) if embeddings is None else write_embeddings(embeddings, bundle)
+    with archive as add, display.bar("predicting", len(paths)) as advance:
+        for path, row in zip(map(str, paths), bundle.rows(paths, top=top), strict=True):
+            add(path, row)
+            yield path, row.prediction
             advance(1)
+
+
+@contextmanager
+def write_embeddings(path: Path, bundle: Bundle) -> Iterator[Add]:
+    """Yields a function that takes (path of an image, row); when the block succeeds, the file is there, whole.
+
+    It is an archive of NumPy arrays without Python objects. Rows go to the disk as they come, so that the memory needed
+    does not grow with the matrices.
+
+    | array | content |
+    |---|---|
+    | `embeddings` | (N, D) float32, what the head classifies |
+    | `probabilities` | (N, K) float32, calibrated |
+    | `paths`, `labels` | (N,) text; the label is the most probable class |
+    | `classes` | (K,) text |
+    | `failed` | (M,) text, paths of the images that could not be read: they have no rows |
+    """
+    texts: dict[str, list[str]] = {"paths": [], "labels": [], "classes": list(bundle.classes), "failed": []}
+    folder = path.parent
+    with atomic(path) as temporary, TemporaryFile(dir=folder) as features, TemporaryFile(dir=folder) as probabilities:
+
+        def add(image: str, row: Row) -> None:
+            if row.embedding is None or row.probabilities is None:
+                texts["failed"].append(image)
+                return
+            features.write(row.embedding.numpy().tobytes())
+            probabilities.write(row.probabilities.numpy().tobytes())
+            texts["paths"].append(image)
+            texts["labels"].append(row.prediction.label)
+
+        yield add
+        num_rows = len(texts["paths"])
+        with ZipFile(temporary, "w") as archive:
+            _append_matrix(archive, "embeddings", features, (num_rows, bundle.embedding_size))
+            _append_matrix(archive, "probabilities", probabilities, (num_rows, len(bundle.classes)))
+            for name, values in texts.items():
+                with archive.open(f"{name}.npy", "w", force_zip64=True) as file:
+                    np.lib.format.write_array(file, np.array(values, np.str_), allow_pickle=False)
+
+
+def _append_matrix(archive: ZipFile, name: str, rows: IO[bytes], shape: tuple[int, int]) -> None:
+    header = {"descr": np.dtype(np.float32).str, "fortran_order": False, "shape": shape}
+    with archive.open(f"{name}.npy", "w", force_zip64=True) as file:
+        np.lib.format.write_array_header_1_0(file, header)
+        rows.seek(0)
+        shutil.copyfileobj(rows, file)
+
+
+def _check_target(path: Path) -> None:
+    if path.suffix != ".npz" or path.is_dir():
+        raise RequestError(f"--embeddings {path}: expected the name of a file that ends in .npz")
+    if not path.parent.is_dir():
+        raise RequestError(f"--embeddings {path}: there is no folder {path.parent}")
+
+
+def _ignore(_image: str, _row: Row) -> None:
+    """Where no embeddings are asked for."""
 
 
 def _expand(image: str) -> list[Path]:

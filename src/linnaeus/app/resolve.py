@@ -10,39 +10,59 @@ from linnaeus.app.config import Config
 from linnaeus.app.prepare import Prepared
 from linnaeus.core.classifier import Classifier
 from linnaeus.core.errors import RequestError
+from linnaeus.models import describe_weights
+from linnaeus.models.weights import Weights
 
 SMALL = 64
 """Sides of at most this many pixels make a set small: kept in memory, at its own size, cropped by padding."""
 MEMORY_BYTES = 4 << 30
 """Largest set, decoded, that is kept in memory unasked."""
+PRETRAINED = "resnet18"
+"""The network where none is named and training starts from weights: those are for photos, of whatever size."""
 
 # Chosen by what a network is made of, so that they serve networks of one's own too. A learning rate is for 256 images a
 # step and scales with the batch (Goyal et al. 2017).
 ADAMW = {"name": "adamw", "lr": 5e-4, "weight_decay": 0.05, "clip_norm": 1.0}
 SGD_NORMALISED = {"name": "sgd", "lr": 0.2, "weight_decay": 5e-4, "clip_norm": 0.0}
 SGD_PLAIN = {"name": "sgd", "lr": 0.1, "weight_decay": 5e-4, "clip_norm": 0.0}
+FINE_TUNING = {"sgd": 0.1, "adamw": 0.4}
+"""Share of the learning rate for a network that starts from trained weights: it is near a solution, and large steps
+would lose what it knows."""
 
 
-def resolve(config: Config, prepared: Prepared) -> Config:
-    """The configuration with every "auto" and null decided that depends on the images or the network.
+def starting_weights(config: Config) -> Weights | None:
+    """The trained weights that the configuration asks to start from, not fetched yet; None for none.
 
-    What is decided by measuring (precision, layout) stays open.
+    Raises:
+        RequestError: if there are no such weights.
+        EnvironmentFault: if a repository's description of its weights cannot be had.
+    """
+    model = config.model
+    if model.weights is None:
+        return None
+    return describe_weights(PRETRAINED if model.name == "auto" else model.name, model.weights)
+
+
+def resolve(config: Config, prepared: Prepared, weights: Weights | None = None) -> Config:
+    """The configuration with every "auto" and null decided that depends on the images, the network or its weights.
+
+    What is decided by measuring (precision, layout) stays open. The result needs nothing of `weights` any more.
+
+    Args:
+        weights: those of `starting_weights`.
 
     Raises:
         RequestError: if the network does not exist or refuses its options.
     """
     shapes = prepared.audit.shapes[prepared.audit.usable]
     largest = int(shapes[:, :2].max())
-    name = config.model.name if config.model.name != "auto" else "resnet20" if largest <= SMALL else "resnet18"
-    size = config.model.image_size or (largest if largest <= SMALL else None)
-    channels = config.model.in_channels or int(shapes[:, 2].max())
-    config = config.replace(model={"name": name, "image_size": size, "in_channels": channels})
+    config = config.replace(model=_model_defaults(config, largest, int(shapes[:, 2].max()), weights))
     with torch.device("meta"):
         model = make_model(config, len(prepared.classes))
     loader = config.data.loader
     if loader == "auto":
-        small = largest <= SMALL and len(shapes) * model.image_size**2 * channels <= MEMORY_BYTES
-        loader = "memory" if small else "files"
+        small = largest <= SMALL and len(shapes) * model.image_size**2 * model.in_channels <= MEMORY_BYTES
+        loader = "memory" if small and weights is None else "files"
     crop = config.augment.crop
     if crop == "auto":
         crop = "pad" if loader == "memory" else "resized"
@@ -51,16 +71,54 @@ def resolve(config: Config, prepared: Prepared) -> Config:
     return config.replace(
         data={"loader": loader},
         model={"image_size": model.image_size},
+        preprocess=_preprocess_defaults(config, model, weights),
         augment={"crop": crop},
         optim=_optim_defaults(config, model),
     )
+
+
+def _model_defaults(config: Config, largest: int, channels: int, weights: Weights | None) -> dict[str, Any]:
+    model = config.model
+    name, size = model.name, model.image_size
+    if name == "auto":
+        name = PRETRAINED if weights else "resnet20" if largest <= SMALL else "resnet18"
+    if size is None and weights and weights.geometry:
+        size = weights.geometry.image_size
+    elif size is None and weights is None and largest <= SMALL:
+        size = largest
+    # Written down is where they are, and not "default", which may mean others one day; a library knows its own alone.
+    source = weights.source if weights and ":" not in name else model.weights
+    return {"name": name, "weights": source, "image_size": size, "in_channels": model.in_channels or channels}
+
+
+def _preprocess_defaults(config: Config, model: Classifier, weights: Weights | None) -> dict[str, Any]:
+    """What the weights were trained with, for this size and number of channels."""
+    if weights is None or weights.geometry is None:
+        return {}
+    theirs = weights.geometry
+    found = {
+        "resize": round(model.image_size * theirs.resize / theirs.image_size),
+        "mean": _for_channels(theirs.mean, model.in_channels),
+        "std": _for_channels(theirs.std, model.in_channels),
+        "interpolation": theirs.interpolation,
+    }
+    given = config.preprocess.model_dump()
+    return {key: value for key, value in found.items() if given[key] is None}
+
+
+def _for_channels(values: tuple[float, ...], channels: int) -> list[float]:
+    """The average for grey images, or the values in turn: as the first convolution is adapted (`adapt_channels`)."""
+    if channels == 1:
+        return [round(sum(values) / len(values), 4)]
+    return [values[i % len(values)] for i in range(channels)]
 
 
 def _optim_defaults(config: Config, model: Classifier) -> dict[str, Any]:
     defaults = _defaults_for(model)
     if config.optim.name not in (None, defaults["name"]):
         defaults = {**(SGD_NORMALISED if config.optim.name == "sgd" else ADAMW), "clip_norm": 0.0}
-    scaled = {**defaults, "lr": defaults["lr"] * config.train.batch_size / 256}
+    share = 1.0 if config.model.weights is None else FINE_TUNING[defaults["name"]]
+    scaled = {**defaults, "lr": share * defaults["lr"] * config.train.batch_size / 256}
     given = config.optim.model_dump()
     return {key: value for key, value in scaled.items() if given[key] is None}
 

@@ -15,19 +15,22 @@ from linnaeus.app.config import Config
 from linnaeus.app.deliver import deliver
 from linnaeus.app.prepare import Prepared, prepare, write_records
 from linnaeus.app.progress import Display
-from linnaeus.app.resolve import resolve
+from linnaeus.app.resolve import resolve, starting_weights
 from linnaeus.app.run import Run, command_line, create_run
 from linnaeus.core.batch import Loader
 from linnaeus.core.device import autocast, describe, pick
 from linnaeus.core.errors import DataError, Interrupted, RequestError
 from linnaeus.core.record import Recorder
 from linnaeus.engine.autotune import candidates, choose
-from linnaeus.engine.checkpoint import load_newest, load_weights
+from linnaeus.engine.checkpoint import load_newest, load_weights, save_checkpoint
 from linnaeus.engine.evaluate import evaluate
 from linnaeus.engine.step import State
 from linnaeus.engine.train import Outlet, Scores
 from linnaeus.engine.train import train as train_loop
 from linnaeus.metrics.scores import accuracy, mean_nll
+from linnaeus.models import start_from
+from linnaeus.models.download import Progress
+from linnaeus.models.weights import fetch_weights
 
 
 def train(config: Config, *, out: Path | None = None, display: Display) -> Run:
@@ -37,8 +40,12 @@ def train(config: Config, *, out: Path | None = None, display: Display) -> Run:
         LinnaeusError: any of `core/errors.py`; `Interrupted` after a signal, with the state saved.
     """
     device = pick(config.train.device)
+    weights = starting_weights(config)
+    if weights:  # first of all: to check the images may take long, and a missing file should be an error at once
+        with _fetching(display) as progress:
+            fetch_weights(weights, progress=progress)
     prepared = prepare(config.data, seed=config.train.seed, display=display)
-    config = resolve(config, prepared)
+    config = resolve(config, prepared, weights)
     for line in prepared.summary():
         display.say(line)
     images = Images(config, prepared, display)
@@ -47,7 +54,12 @@ def train(config: Config, *, out: Path | None = None, display: Display) -> Run:
     source = Path(config.data.source)
     run.write_config(config.replace(data={"source": str(source.resolve())}) if source.exists() else config)
     run.write_manifest(
-        {"device": describe(device), "data_fingerprint": prepared.fingerprint(), "autotune_seconds": measured}
+        {
+            "device": describe(device),
+            "data_fingerprint": prepared.fingerprint(),
+            "autotune_seconds": measured,
+            "weights": weights and weights.to_json(),
+        }
     )
     write_records(run.data, prepared)
     run.checkpoints.mkdir()
@@ -84,6 +96,10 @@ def _go(run: Run, config: Config, prepared: Prepared, images: Images, device: to
         for problem in load_newest(run.checkpoints, state):
             display.say(f"passed over: {problem}")
         display.say(f"resuming at step {state.step:,}")
+    elif config.model.weights:
+        _start_from_weights(config, state, display)
+        # From here on the run needs the weights no more: their file may change or be gone when it is resumed.
+        save_checkpoint(run.checkpoints, state, keep=config.checkpoint.keep)
     loader = images.training()
     rule = make_rule(config, images.preprocess.to(device), loader)
     recorder = Recorder(run.folder, step=state.step)
@@ -108,6 +124,38 @@ def _go(run: Run, config: Config, prepared: Prepared, images: Images, device: to
     state.judged.load_state_dict(load_weights(run.checkpoints / "best.safetensors"))
     state.model.load_state_dict(state.judged.state_dict())
     deliver(run, config, prepared, images, state.model, device=device, display=display)
+
+
+@contextmanager
+def _fetching(display: Display) -> Iterator[Progress]:
+    """A bar for what comes over the network; yields the function that is told of it."""
+    shown = 0
+
+    def show(done: int, total: int) -> None:
+        nonlocal shown
+        percent = 100 * done // total if total else 0
+        advance(percent - shown)
+        shown = percent
+
+    with display.bar("fetching weights", 100, unit="%") as advance:
+        yield show
+
+
+def _start_from_weights(config: Config, state: State, display: Display) -> None:
+    """Puts the trained weights into the network and its average. A new head starts at zero.
+
+    So do Dosovitskiy et al. (arXiv:2010.11929, section 3.2): what a random head gets wrong at first would run through
+    the whole trained network, and that is much where first weights are large, as EfficientNet's are for few classes.
+    """
+    assert config.model.weights
+    with _fetching(display) as progress:
+        account = start_from(state.model, config.model.name, config.model.weights, progress=progress)
+    display.say(str(account))
+    drawn = {parameter for name, parameter in state.model.named_parameters() if name in account.random}
+    for parameter in drawn.intersection(state.model.head.parameters()):
+        torch.nn.init.zeros_(parameter)
+    if state.ema is not None:
+        state.ema.module.load_state_dict(state.model.state_dict())
 
 
 def _tune(

@@ -8,7 +8,9 @@ import typer
 def models(
     pattern: Annotated[str, typer.Argument(help="Part of a name, or a pattern such as 'vit_*'.")] = "*",
 ) -> None:
-    """List the networks: parameters, multiply-accumulates at their image size, where weights come from.
+    """List the networks: parameters, multiply-accumulates at their image size, where trained weights come from.
+
+    `train --weights default` starts from those weights.
 
     Example:
 

@@ -18,6 +18,10 @@ Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")]
 def train(
     data: Annotated[str, typer.Argument(help="A folder with one folder a class, or a built-in set: animals.")],
     model: Annotated[str | None, typer.Option(help="A name of `linnaeus models`; by default one that suits.")] = None,
+    weights: Annotated[
+        str | None,
+        typer.Option(metavar="SOURCE", help="Start from: default (published), a path, a URL, hf:OWNER/NAME."),
+    ] = None,
     duration: Annotated[str | None, typer.Option(help="Length of the run: 30ep or 5000st.  [default: 20ep]")] = None,
     epochs: Annotated[int | None, typer.Option(min=1, help="Short for --duration Nep.")] = None,
     batch_size: Annotated[int | None, typer.Option(min=1, help="Images a step.  [default: 64]")] = None,
@@ -45,6 +49,8 @@ def train(
 
       linnaeus train photos/ --model resnet18 --epochs 30 --set optim.weight_decay=1e-4
 
+      linnaeus train photos/ --model efficientnet_lite0 --weights default
+
       linnaeus train animals --model lenet5_modern --duration 2000st --json
     """
     from linnaeus.app.config import make_config, merge, parse_assignment, read_config_file
@@ -57,6 +63,7 @@ def train(
     flags = {
         "data.source": data,
         "model.name": model,
+        "model.weights": weights,
         "model.image_size": image_size,
         "optim.lr": lr,
         "train.duration": duration if epochs is None else f"{epochs}ep",

@@ -70,6 +70,9 @@ def predict(
     images: Annotated[list[str], typer.Argument(help="Image files, folders, or quoted patterns such as 'in/*.jpg'.")],
     output: Annotated[Format, typer.Option("--format", help="How to print.")] = Format.table,
     top: Annotated[int, typer.Option(min=1, help="How many classes to name for each image.")] = 3,
+    embeddings: Annotated[
+        Path | None, typer.Option(metavar="FILE.npz", help="Also write what the head sees of each image, as arrays.")
+    ] = None,
     device: Device = "auto",
 ) -> None:
     """Classify images. A file that cannot be read gets a row with the reason, and the exit code is then 1.
@@ -79,12 +82,15 @@ def predict(
       linnaeus predict runs/photos-1 new.jpg holiday/
 
       linnaeus predict runs/photos-1 'in/**/*.png' --format csv > labels.csv
+
+      linnaeus predict runs/photos-1 holiday/ --embeddings holiday.npz
     """
     from linnaeus.app.predict import predict as run_prediction
     from linnaeus.app.progress import Display
 
     display = Display()
-    rows = list(run_prediction(run, images, top=top, device=device, display=display))
+    predictions = run_prediction(run, images, top=top, device=device, display=display, embeddings=embeddings)
+    rows = list(predictions)
     _PRINTERS[output](rows)
     failed = sum(1 for _, prediction in rows if prediction.error)
     if failed:

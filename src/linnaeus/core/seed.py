@@ -10,7 +10,7 @@ from hashlib import blake2b
 import numpy as np
 from numpy.typing import NDArray
 
-DRAWS = 32
+DRAWS = 64
 """How many uniform numbers one image may use in one epoch for one purpose."""
 
 _DRAWS_PER_COUNT = 4  # Philox4x64 gives four 64-bit words for each value of its counter

@@ -10,6 +10,7 @@
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ import torch
 from torch import Tensor
 
 from linnaeus.core.classifier import Classifier
-from linnaeus.core.errors import EnvironmentFault, RequestError
+from linnaeus.core.errors import DataError, EnvironmentFault, RequestError
 from linnaeus.core.files import load_tensors, read_json, save_tensors, write_json, write_text
 from linnaeus.core.preprocess import Preprocess
 from linnaeus.data.decode import ImageLike, UnreadableImage, load_image
@@ -43,6 +44,20 @@ class Prediction:
     error: str = ""
 
 
+@dataclass(frozen=True)
+class Row:
+    """What a classifier makes of one image: the prediction, and the numbers behind it.
+
+    Attributes:
+        embedding: (D,) float32 on the CPU, what the head classifies; None where the image could not be read.
+        probabilities: (K,) float32 on the CPU, summing to 1; None where the image could not be read.
+    """
+
+    prediction: Prediction
+    embedding: Tensor | None = None
+    probabilities: Tensor | None = None
+
+
 class Bundle:
     """A trained classifier with its preprocessing, class names and calibration. A `Runtime`."""
 
@@ -58,6 +73,13 @@ class Bundle:
     def device(self) -> torch.device:
         """Where the network computes."""
         return next(self.model.parameters()).device
+
+    @property
+    def embedding_size(self) -> int:
+        """D, the length of an embedding, found by computing one."""
+        size = self.preprocess.geometry.image_size
+        blank = torch.zeros(1, self.preprocess.channels, size, size, dtype=torch.uint8)
+        return self._embeddings_and_logits(blank)[0].shape[1]
 
     def to(self, device: torch.device) -> "Bundle":
         """Moves the network; returns itself."""
@@ -87,13 +109,47 @@ class Bundle:
 
     def stream(self, images: Iterable[ImageLike], *, top: int = 5, batch_size: int = 32) -> Iterator[Prediction]:
         """As `predict`, a batch at a time. An image that cannot be read yields a prediction with its `error`."""
+        return (row.prediction for row in self.rows(images, top=top, batch_size=batch_size))
+
+    def rows(self, images: Iterable[ImageLike], *, top: int = 5, batch_size: int = 32) -> Iterator[Row]:
+        """As `stream`, with the embeddings and all probabilities, of the same forward pass."""
         source = iter(images)
         while chunk := list(islice(source, batch_size)):
             fitted = [_try_fit(self.preprocess, image) for image in chunk]
             good = [image for image in fitted if isinstance(image, Tensor)]
-            rows = iter(self.probabilities(torch.stack(good)) if good else ())
+            computed = iter(self._rows(torch.stack(good), top) if good else ())
             for image in fitted:
-                yield self._prediction(next(rows), top) if isinstance(image, Tensor) else _failed(image)
+                yield next(computed) if isinstance(image, Tensor) else Row(_failed(image))
+
+    def embed(self, images: Sequence[ImageLike], *, batch_size: int = 32) -> Tensor:
+        """(N, D) float32 on the CPU: what the head classifies, one row for each image, in order.
+
+        Args:
+            images: paths, PIL images, or (H, W, C) uint8 arrays.
+            batch_size: images at once.
+
+        Raises:
+            DataError: if an image cannot be read.
+        """
+        embeddings = torch.empty(len(images), self.embedding_size)
+        for number, row in enumerate(self.rows(images, top=1, batch_size=batch_size)):
+            if row.embedding is None:
+                image = images[number]
+                name = image if isinstance(image, str | PathLike) else f"number {number}"
+                raise DataError(f"image {name} {row.prediction.error}")
+            embeddings[number] = row.embedding
+        return embeddings
+
+    @torch.inference_mode()
+    def _embeddings_and_logits(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, C, S, S) uint8 -> (B, D) and (B, K) float32; the network's own forward pass, with its middle seen."""
+        features = self.model.features(self.preprocess(images.to(self.device)))
+        return features.float(), self.model.head(features).float() / self._temperature
+
+    def _rows(self, images: Tensor, top: int) -> Iterator[Row]:
+        embeddings, logits = self._embeddings_and_logits(images)
+        for embedding, probabilities in zip(embeddings.cpu(), logits.softmax(1).cpu(), strict=True):
+            yield Row(self._prediction(probabilities, top), embedding, probabilities)
 
     def _prediction(self, probabilities: Tensor, top: int) -> Prediction:
         values, indices = probabilities.topk(min(top, len(self.classes)))

@@ -8,6 +8,7 @@ from torch import nn
 # Each is the last part of a parameter's dotted name: our names and timm's, then torchvision's.
 UNDECAYED = frozenset({"cls_token", "reg_token", "dist_token", "pos_embed"})
 UNDECAYED |= {"class_token", "pos_embedding", "layer_scale", "relative_position_bias_table"}
+UNDECAYED |= {"gamma", "beta"}  # of global response normalisation, (1, 1, 1, C)
 
 
 def param_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:

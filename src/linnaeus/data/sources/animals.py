@@ -11,34 +11,12 @@ import pickletools
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from linnaeus.core.errors import RequestError
-from linnaeus.data.decode import Pixels
+from linnaeus.data.sources.arrays import ArraySource
 from linnaeus.data.sources.base import Labels
 
 CLASSES = ("bear", "bird", "cat", "cow", "dog", "elephant", "giraffe", "horse", "sheep", "zebra")
-
-
-class ArraySource:
-    """Images that are already decoded, in one array."""
-
-    def __init__(self, images: NDArray[np.uint8], labels: Labels) -> None:
-        """`images`: (N, H, W, C) uint8."""
-        self.images = images
-        self.labels = labels
-
-    def name(self, index: int) -> str:
-        """The image's class and number, as `zebra-00042`."""
-        return f"{self.labels.classes[self.labels.targets[index]]}-{index:05d}"
-
-    def read(self, index: int) -> bytes:
-        """The pixels' bytes."""
-        return bytes(self.images[index].data)
-
-    def decode(self, content: bytes) -> Pixels:
-        """Gives the bytes their shape back."""
-        return np.frombuffer(bytearray(content), np.uint8).reshape(self.images.shape[1:])  # writable, as torch wants
 
 
 def open_animals() -> ArraySource:

@@ -1,12 +1,29 @@
 """What every source of images offers."""
 
-from dataclasses import dataclass
-from typing import Protocol
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from linnaeus.data.decode import Pixels
+
+SPLIT_NAMES = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+"""What a folder of a split is called, in any case."""
+
+
+@dataclass(frozen=True)
+class Facet:
+    """One more thing that a source says of each image, such as the hospital or the camera.
+
+    Attributes:
+        values: the different values, in the order in which they first appear.
+        codes: (N,) int32, positions in `values`.
+    """
+
+    values: tuple[str, ...]
+    codes: NDArray[np.int32]
 
 
 @dataclass(frozen=True)
@@ -15,18 +32,40 @@ class Labels:
 
     Attributes:
         classes: K names, in the order of the labels.
-        targets: (N,) int64, positions in `classes`.
+        targets: (N,) int64, positions in `classes`; or (N, K) uint8, 1 for each class that an image has, where images
+            have several classes or none.
         splits: (N,) str, "train", "val" or "test", or "" where the source does not say.
-        ignored: files that were seen and not taken for images, for the record.
+        ignored: what was seen and not taken, for the record: files that are no images, rows that cannot be used.
+        extra: further columns of a table, by name.
+        notes: what was found out rather than told, in lines for a person: which column is which, that images have
+            several classes.
     """
 
     classes: tuple[str, ...]
-    targets: NDArray[np.int64]
+    targets: NDArray[np.int64] | NDArray[np.uint8]
     splits: NDArray[np.str_]
     ignored: tuple[str, ...] = ()
+    extra: Mapping[str, Facet] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.targets)
+
+    @property
+    def task(self) -> Literal["single", "multi"]:
+        """Whether an image has exactly one class, or any number of them."""
+        return "single" if self.targets.ndim == 1 else "multi"
+
+    def text(self, index: int) -> str:
+        """The classes of one image as a cell of a table: `cat`, or `cat|dog` where images may have several."""
+        if self.targets.ndim == 1:
+            return self.classes[int(self.targets[index])]
+        return "|".join(self.classes[label] for label in np.flatnonzero(self.targets[index]))
+
+    def take(self, rows: NDArray[np.int64]) -> "Labels":
+        """The labels of some images, in the order of `rows`."""
+        extra = {name: Facet(facet.values, facet.codes[rows]) for name, facet in self.extra.items()}
+        return replace(self, targets=self.targets[rows], splits=self.splits[rows], extra=extra)
 
 
 class Source(Protocol):
@@ -35,10 +74,10 @@ class Source(Protocol):
     labels: Labels
 
     def name(self, index: int) -> str:
-        """What a person calls the image: its path relative to the source, or its number."""
+        """What a person calls the image: its path relative to the source, or its number. No two images share it."""
 
     def read(self, index: int) -> bytes:
-        """The raw content, whose hash tells exact copies.
+        """The raw content, whose hash tells exact copies. Safe to call from several threads.
 
         Raises:
             OSError: if it cannot be read.

@@ -1,7 +1,5 @@
 """Some images of another source."""
 
-from dataclasses import replace
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -15,8 +13,7 @@ class Subset:
 
     def __init__(self, source: Source, indices: NDArray[np.int64]) -> None:
         self._source, self._indices = source, indices
-        labels = source.labels
-        self.labels: Labels = replace(labels, targets=labels.targets[indices], splits=labels.splits[indices])
+        self.labels: Labels = source.labels.take(indices)
 
     def name(self, index: int) -> str:
         """The image's name in the whole source."""
@@ -32,14 +29,24 @@ class Subset:
 
 
 def take_per_class(source: Source, limit: int, *, seed: int) -> Subset:
-    """At most `limit` images of each class in each split, drawn by a fixed seed, in the order of the source."""
+    """At most `limit` images of each class in each split, drawn by a fixed seed, in the order of the source.
+
+    Where images have several classes, an image is taken while one of its classes is short of images; a class that often
+    comes with others may get more than `limit`. Images without a class count as a class of their own.
+    """
     labels = source.labels
     shuffled = generator(seed, "limit").permutation(len(labels))
     taken: dict[tuple[int, str], int] = {}
     chosen = []
     for index in shuffled.tolist():
-        key = (int(labels.targets[index]), str(labels.splits[index]))
-        taken[key] = taken.get(key, 0) + 1
-        if taken[key] <= limit:
+        keys = [(label, str(labels.splits[index])) for label in _labels_of(labels, index)]
+        if any(taken.get(key, 0) < limit for key in keys):
             chosen.append(index)
+            taken.update({key: taken.get(key, 0) + 1 for key in keys})
     return Subset(source, np.array(sorted(chosen), np.int64))
+
+
+def _labels_of(labels: Labels, index: int) -> list[int]:
+    if labels.targets.ndim == 1:
+        return [int(labels.targets[index])]
+    return np.flatnonzero(labels.targets[index]).tolist() or [-1]
