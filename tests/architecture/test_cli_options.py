@@ -10,6 +10,7 @@ import typer
 
 from .source import expect_none
 
+COLUMNS = ("--path-column", "--label-column", "--split-column")
 FROZEN: dict[str, set[str]] = {
     "linnaeus": {"--version"},
     "linnaeus demo": set(),
@@ -17,9 +18,10 @@ FROZEN: dict[str, set[str]] = {
         "DATA",
         *("--model", "--duration", "--epochs", "--batch-size", "--lr", "--image-size", "--seed", "--out"),
         *("--weights", "--device", "--precision", "--set", "--config", "--json"),
+        *COLUMNS,
     },
     "linnaeus resume": {"RUN", "--json"},
-    "linnaeus evaluate": {"RUN", "DATA", "--split", "--device", "--json"},
+    "linnaeus evaluate": {"RUN", "DATA", "--split", *COLUMNS, "--device", "--json"},
     "linnaeus predict": {"RUN", "IMAGES", "--format", "--top", "--embeddings", "--device"},
     "linnaeus models": {"PATTERN"},
 }

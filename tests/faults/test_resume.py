@@ -21,6 +21,18 @@ SETTINGS = [
     "optim.ema=0.9",
     "--set",
     "train.label_smoothing=0.1",
+    "--set",
+    "augment.policy=trivial",
+    "--set",
+    "augment.alternate_flips=true",
+    "--set",
+    "augment.repeats=2",
+    "--set",
+    "augment.erase=0.5",
+    "--set",
+    "augment.mixup=0.4",
+    "--set",
+    "augment.cutmix=1.0",
 ]
 
 

@@ -3,7 +3,7 @@
 import os
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -19,9 +19,20 @@ from linnaeus.core.duration import Duration
 from linnaeus.core.errors import RequestError
 from linnaeus.core.preprocess import Geometry, Preprocess, to_channels
 from linnaeus.core.seed import derive
-from linnaeus.data.augment import flip, pad_crop, random_resized_crop
+from linnaeus.data.augment import (
+    AugmentBatch,
+    Draws,
+    cutout,
+    erase,
+    flip,
+    in_turn,
+    pad_crop,
+    random_resized_crop,
+)
 from linnaeus.data.decode import Pixels
-from linnaeus.data.loader import Draws, FileLoader, MemoryLoader, Order, PrepareImage
+from linnaeus.data.loader import FileLoader, MemoryLoader, Order, PrepareImage
+from linnaeus.data.mix import Mixing, mix
+from linnaeus.data.policies import make_policy
 from linnaeus.data.sources import Source
 from linnaeus.engine.autotune import arrange
 from linnaeus.engine.loss import cross_entropy
@@ -85,11 +96,20 @@ class Images:
         """Shuffled and augmented training images."""
         train, augment = self._config.train, self._config.augment
         index = self._prepared.split.indices("train")
-        order = Order(len(index), min(train.batch_size, len(index)), train.seed)
+        order = Order(
+            len(index),
+            min(train.batch_size, len(index)),
+            train.seed,
+            repeats=augment.repeats,
+            alternate_flips=augment.alternate_flips,
+        )
+        augment_batch = partial(in_turn, steps=_steps(augment, self.preprocess.geometry))
         if self._memory is None:
-            prepare = partial(_augment_image, augment=augment, preprocess=self.preprocess)
+            min_area = augment.min_area if augment.crop == "resized" else None
+            prepare = partial(
+                _augment_image, min_area=min_area, augment_batch=augment_batch, preprocess=self.preprocess
+            )
             return _file_loader(self._prepared.source, index, order, prepare, self.preprocess, self._config)
-        augment_batch = partial(_augment_batch, augment=augment)
         return MemoryLoader(self._memory, self._targets, index, order=order, augment=augment_batch)
 
     def evaluation(self, role: str) -> Loader:
@@ -145,9 +165,21 @@ def make_state(config: Config, num_classes: int, device: torch.device) -> State:
     return State(model, optimizer, ema, sums)
 
 
-def make_rule(config: Config, preprocess: Preprocess, loader: Loader) -> StepRule:
+def make_rule(config: Config, preprocess: Preprocess, loader: Loader, num_classes: int) -> StepRule:
     """How each step is taken. `preprocess` is on the device of the network."""
-    optim, train = config.optim, config.train
+    optim, train, augment = config.optim, config.train, config.augment
+    mixing = (
+        Mixing(
+            train.seed,
+            num_classes,
+            mixup=augment.mixup,
+            cutmix=augment.cutmix,
+            probability=augment.mix_probability,
+            switch=augment.mix_switch,
+        )
+        if augment.mixes
+        else None
+    )
     return StepRule(
         preprocess=preprocess,
         loss=partial(cross_entropy, label_smoothing=train.label_smoothing),
@@ -157,6 +189,7 @@ def make_rule(config: Config, preprocess: Preprocess, loader: Loader) -> StepRul
         precision="bf16" if train.precision == "bf16" else "fp32",
         accumulate=train.accumulate,
         clip_norm=optim.clip_norm or 0.0,
+        mix=partial(mix, mixing=mixing) if mixing else None,
     )
 
 
@@ -207,25 +240,39 @@ def _evaluation_order(index: NDArray[np.int64], config: Config) -> Order:
     return Order(len(index), min(2 * config.train.batch_size, len(index)), None)
 
 
-def _augment_batch(images: NDArray[np.uint8], draws: Draws, *, augment: AugmentConfig) -> NDArray[np.uint8]:
+def _steps(augment: AugmentConfig, geometry: Geometry) -> list[AugmentBatch]:
+    """What happens to an image that has the network's size, in order."""
+    mean = [round(255 * value) for value in geometry.mean]  # zero once it is normalised
+    steps: list[AugmentBatch] = []
     if augment.crop == "pad":
-        images = pad_crop(images, draws, padding=augment.padding)
-    return flip(images, draws) if augment.flip else images
+        steps.append(partial(pad_crop, padding=augment.padding, mode=augment.padding_mode))
+    if augment.flip:
+        steps.append(flip)
+    if augment.policy != "none":
+        steps.append(make_policy(augment.policy, **augment.policy_options))
+    if augment.cutout:
+        steps.append(partial(cutout, side=augment.cutout, fill=mean))
+    if augment.erase:
+        fill: list[int] | Literal["noise"] = "noise" if augment.erase_fill == "noise" else mean
+        steps.append(partial(erase, probability=augment.erase, fill=fill))
+    return steps
 
 
-def _augment_image(pixels: Pixels, draws: Draws, *, augment: AugmentConfig, preprocess: Preprocess) -> Tensor:
+def _augment_image(
+    pixels: Pixels, draws: Draws, *, min_area: float | None, augment_batch: AugmentBatch, preprocess: Preprocess
+) -> Tensor:
     geometry = preprocess.geometry
-    if augment.crop == "resized":
+    if min_area is None:
+        image = preprocess.fit(pixels)
+    else:
         image = random_resized_crop(
             to_channels(pixels, preprocess.channels),
             draws,
             size=geometry.image_size,
-            min_area=augment.min_area,
+            min_area=min_area,
             interpolation=geometry.interpolation,
         )
-    else:
-        image = preprocess.fit(pixels)
-    batch = _augment_batch(image.permute(1, 2, 0)[None].numpy(), draws[None], augment=augment)  # as (1, S, S, C)
+    batch = augment_batch(image.permute(1, 2, 0)[None].numpy(), draws[None])  # as (1, S, S, C)
     return torch.from_numpy(batch[0]).permute(2, 0, 1)  # (S, S, C) -> (C, S, S)
 
 

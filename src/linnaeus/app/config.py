@@ -1,18 +1,13 @@
 """The complete configuration of a run: data only, frozen, strict. An unknown key is an error, as is a wrong type."""
 
-import re
-from pathlib import Path
 from typing import Any, Literal
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from linnaeus.core.duration import Duration
 from linnaeus.core.errors import RequestError
 
 VERSION = 1
-
-_FLOAT = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$")
 
 
 class Section(BaseModel):
@@ -25,7 +20,8 @@ class DataConfig(Section):
     """Which images, and who learns from which.
 
     Attributes:
-        source: a folder of class folders, or the name of a built-in set.
+        source: a folder, a table, Parquet files, "hf:owner/name" or the name of a built-in set (`data/sources`).
+        path_column, label_column, split_column: columns of a table; null for those with the usual names.
         val_share, test_share: shares to carve where the source has no such split.
         limit: use at most this many images of each class, for a quick trial; null for all.
         loader: "memory" keeps all images decoded; "files" decodes in worker processes; "auto" takes memory for sets of
@@ -34,6 +30,9 @@ class DataConfig(Section):
     """
 
     source: str
+    path_column: str | None = None
+    label_column: str | None = None
+    split_column: str | None = None
     val_share: float = Field(0.10, gt=0, lt=1)
     test_share: float = Field(0.20, gt=0, lt=1)
     limit: int | None = Field(None, ge=3)
@@ -88,20 +87,62 @@ class PreprocessConfig(Section):
 
 
 class AugmentConfig(Section):
-    """What training does to images.
+    """What training does to images, in this order.
 
     Attributes:
+        repeats: of how many copies of each image an epoch is made, with as many fewer images.
         crop: "pad" shifts small images by a few pixels; "resized" takes a random part; "none" the centre; "auto" takes
             pad for images in memory and resized for files.
         padding: pixels of the shift.
+        padding_mode: what moves in.
         min_area: smallest part, as a share of the image's area.
         flip: mirror left to right, half of the time.
+        alternate_flips: mirror an image in every other epoch, rather than by chance in each.
+        policy: "jitter" changes colours a little; "trivial" does one thing to an image, strong or weak; "rand" several.
+        policy_options: keywords of the policy, such as {"magnitude": 12}.
+        cutout: side of a square that covers a part of each image, pixels; 0 for none.
+        erase: probability with which a rectangle covers a part of an image.
+        erase_fill: the colour of the rectangle: the mean of all images, or noise.
+        mixup, cutmix: a of Beta(a, a), which draws how much of its neighbour is mixed into an image; 0 for none.
+        mix_probability: share of the steps that mix.
+        mix_switch: share of the mixing steps that take CutMix, where both are on.
     """
 
+    repeats: int = Field(1, ge=1)
     crop: Literal["auto", "none", "pad", "resized"] = "auto"
     padding: int = Field(4, ge=1)
+    padding_mode: Literal["zeros", "reflect"] = "zeros"
     min_area: float = Field(0.35, gt=0, le=1)
     flip: bool = True
+    alternate_flips: bool = False
+    policy: Literal["none", "jitter", "trivial", "rand"] = "none"
+    policy_options: dict[str, int | float] = {}
+    cutout: int = Field(0, ge=0)
+    erase: float = Field(0.0, ge=0, le=1)
+    erase_fill: Literal["mean", "noise"] = "mean"
+    mixup: float = Field(0.0, ge=0)
+    cutmix: float = Field(0.0, ge=0)
+    mix_probability: float = Field(1.0, gt=0, le=1)
+    mix_switch: float = Field(0.5, ge=0, le=1)
+
+    @model_validator(mode="after")
+    def _no_setting_without_effect(self) -> "AugmentConfig":
+        idle = {
+            "alternate_flips": (self.alternate_flips and not self.flip, "flip"),
+            "policy_options": (bool(self.policy_options) and self.policy == "none", "a policy"),
+            "erase_fill": (self.erase_fill != "mean" and self.erase == 0, "erase"),
+            "mix_probability": (self.mix_probability != 1 and not self.mixes, "mixup or cutmix"),
+            "mix_switch": (self.mix_switch != 0.5 and not (self.mixup and self.cutmix), "mixup and cutmix"),
+        }
+        for name, (is_idle, needed) in idle.items():
+            if is_idle:
+                raise ValueError(f"{name} has no effect without {needed}")
+        return self
+
+    @property
+    def mixes(self) -> bool:
+        """Whether images of a batch are mixed."""
+        return self.mixup > 0 or self.cutmix > 0
 
 
 class OptimConfig(Section):
@@ -196,69 +237,6 @@ def make_config(content: dict[str, Any]) -> Config:
         return Config.model_validate(content)
     except ValidationError as error:
         raise RequestError(_explain(error)) from None
-
-
-def read_config_file(path: Path) -> dict[str, Any]:
-    """A YAML or JSON file with some or all settings, as a nested dict.
-
-    Raises:
-        RequestError: if it is missing or is not a mapping of sections.
-    """
-    try:
-        content = parse_yaml(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise RequestError(f"{path} cannot be read: {error.strerror}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise RequestError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
-    if isinstance(content, dict):
-        content = {key: value for key, value in content.items() if key not in ("format", "version")}
-    if not isinstance(content, dict) or not all(isinstance(section, dict) for section in content.values()):
-        raise RequestError(f"{path} must hold sections such as 'train:' with settings indented below them")
-    return content
-
-
-def parse_assignment(text: str) -> tuple[str, Any]:
-    """'section.key=value' -> ("section.key", value), the value typed as in YAML; or deeper: model.options.x=1.
-
-    Raises:
-        RequestError: if the text has another form.
-    """
-    path, equals, value = text.partition("=")
-    if not equals or "." not in path or not all(path.strip().split(".")):
-        raise RequestError(f"--set {text}: expected section.key=value, such as optim.weight_decay=0.05")
-    try:
-        return path.strip(), parse_yaml(value)
-    except yaml.YAMLError:
-        raise RequestError(f"--set {text}: '{value}' is not a value") from None
-
-
-def merge(content: dict[str, Any], path: str, value: Any) -> None:
-    """Sets one value, at 'section.key' or deeper, in a nested dict, making the levels on the way."""
-    *parents, last = path.split(".")
-    level = content
-    for parent in parents:
-        level = level.setdefault(parent, {})
-        if not isinstance(level, dict):
-            raise RequestError(f"'{path}' goes into '{parent}', which is a single value")
-    level[last] = value
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML 1.2's numbers: PyYAML takes 1e-3 for text."""
-
-
-_Loader.yaml_implicit_resolvers = {
-    **yaml.SafeLoader.yaml_implicit_resolvers,
-    **{
-        first: [("tag:yaml.org,2002:float", _FLOAT), *yaml.SafeLoader.yaml_implicit_resolvers.get(first, [])]
-        for first in "+-0123456789."
-    },
-}
-
-
-def parse_yaml(text: str) -> Any:
-    """YAML without constructors of arbitrary objects, and with 1e-3 as a number."""
-    return yaml.load(text, _Loader)
 
 
 def _explain(error: ValidationError) -> str:

@@ -9,13 +9,14 @@ import numpy as np
 from linnaeus.app.build import evaluation_loader
 from linnaeus.app.config import Config, make_config
 from linnaeus.app.deliver import evaluate_bundle
+from linnaeus.app.prepare import columns as columns_of
 from linnaeus.app.prepare import image_name, read_roles
 from linnaeus.app.progress import Display
 from linnaeus.app.run import Run
 from linnaeus.core.device import pick
 from linnaeus.core.errors import DataError, RequestError
 from linnaeus.data.doctor import audit
-from linnaeus.data.sources import Labels, Source, open_source
+from linnaeus.data.sources import Columns, Labels, Source, open_source
 from linnaeus.data.sources.subset import Subset
 from linnaeus.deploy.bundle import load_bundle
 from linnaeus.metrics.scores import Scores, confusion_array, summarize
@@ -38,12 +39,21 @@ class Evaluation:
     unreadable: dict[str, str]
 
 
-def evaluate(folder: Path, data: str | None, *, split: str | None, device: str, display: Display) -> Evaluation:
+def evaluate(
+    folder: Path,
+    data: str | None,
+    *,
+    columns: Columns = Columns(),  # noqa: B008  # frozen
+    split: str | None,
+    device: str,
+    display: Display,
+) -> Evaluation:
     """Scores a run or a model on `data`, or a run on its own test images.
 
     Args:
         folder: of a run, or of a model where `data` is given.
         data: as for training; its classes are matched to the model's by name.
+        columns: of `data`, where it is a table.
         split: which split of `data`; by default test, or val, or all images where it has no splits.
 
     Raises:
@@ -55,7 +65,7 @@ def evaluate(folder: Path, data: str | None, *, split: str | None, device: str, 
         source, what = _own_images(Run(folder), split or "test")
         config = Run(folder).read_config()
     else:
-        source, what = _other_images(data, split)
+        source, what = _other_images(data, columns, split)
         config = make_config({"data": {"source": data}})
     source = _Relabelled(source, _match(source.labels, bundle.classes))
     with display.bar("checking images", len(source.labels)) as advance:
@@ -73,7 +83,7 @@ def evaluate(folder: Path, data: str | None, *, split: str | None, device: str, 
 def _own_images(run: Run, role: str) -> tuple[Source, str]:
     config = run.read_config()
     roles = read_roles(run.data)
-    source = open_source(config.data.source)
+    source = open_source(config.data.source, columns_of(config.data))
     chosen = [i for i in range(len(source.labels)) if roles.get(image_name(source, i)) == role]
     expected = sum(r == role for r in roles.values())
     if len(chosen) < expected or not chosen:
@@ -83,8 +93,10 @@ def _own_images(run: Run, role: str) -> tuple[Source, str]:
     return Subset(source, np.array(chosen, np.int64)), f"{role} images of {config.data.source}"
 
 
-def _other_images(data: str, split: str | None) -> tuple[Source, str]:
-    source = open_source(data)
+def _other_images(data: str, columns: Columns, split: str | None) -> tuple[Source, str]:
+    source = open_source(data, columns)
+    if source.labels.task == "multi":
+        raise RequestError(f"the images of {data} have several classes each, and the model gives one")
     present = [name for name in ("test", "val", "train") if (source.labels.splits == name).any()]
     if split is not None and split not in present:
         raise RequestError(f"{data} has no split '{split}': it has {', '.join(present) or 'no splits'}")
@@ -100,7 +112,7 @@ def _match(labels: Labels, classes: tuple[str, ...]) -> Labels:
         raise RequestError(
             f"the model does not know the class '{unknown[0]}'"
             + (f" and {len(unknown) - 1} more" if len(unknown) > 1 else "")
-            + f": its classes are {', '.join(classes[:10])}{' ...' if len(classes) > 10 else ''}. Rename the folders"
+            + f": its classes are {', '.join(classes[:10])}{' ...' if len(classes) > 10 else ''}. Rename the classes"
         )
     positions = np.array([classes.index(name) for name in labels.classes], np.int64)
     return replace(labels, classes=classes, targets=positions[labels.targets])

@@ -12,10 +12,10 @@ import numpy as np
 
 from linnaeus.app.config import DataConfig
 from linnaeus.app.progress import Display
-from linnaeus.core.errors import DataError, EnvironmentFault
+from linnaeus.core.errors import DataError, EnvironmentFault, RequestError
 from linnaeus.core.files import write_json, write_text
 from linnaeus.data.doctor import Audit, audit
-from linnaeus.data.sources import Source, open_source
+from linnaeus.data.sources import Columns, Source, open_source
 from linnaeus.data.sources.subset import take_per_class
 from linnaeus.data.split import ROLES, Split, assign_roles
 
@@ -48,7 +48,8 @@ class Prepared:
         roles = self.split.roles
         counts = {role: int((roles == role).sum()) for role in ROLES}
         parts = [f"{n:,} {role}" + (" (carved)" if role in self.split.carved else "") for role, n in counts.items()]
-        lines = [f"{sum(counts.values()):,} images of {len(self.classes)} classes: {', '.join(parts)}"]
+        lines = [*self.source.labels.notes]
+        lines += [f"{sum(counts.values()):,} images of {len(self.classes)} classes: {', '.join(parts)}"]
         broken = self.audit.broken
         if broken:
             lines.append(f"{len(broken):,} unreadable, skipped: {self._examples(broken)}")
@@ -68,7 +69,12 @@ def prepare(config: DataConfig, *, seed: int, display: Display) -> Prepared:
     Raises:
         RequestError, DataError: as the stages do, and when no image decodes.
     """
-    source = open_source(config.source)
+    source = open_source(config.source, columns(config))
+    if source.labels.task == "multi":
+        raise RequestError(
+            f"the images of {config.source} have several classes each ({'; '.join(source.labels.notes)}): training for "
+            "several classes an image is not available yet"
+        )
     if config.limit is not None:
         source = take_per_class(source, config.limit, seed=seed)
     with display.bar("checking images", len(source.labels)) as advance:
@@ -81,6 +87,11 @@ def prepare(config: DataConfig, *, seed: int, display: Display) -> Prepared:
     _check_classes(source, found)
     split = assign_roles(source.labels, found, val_share=config.val_share, test_share=config.test_share, seed=seed)
     return Prepared(source, found, split)
+
+
+def columns(config: DataConfig) -> Columns:
+    """The columns of a table that are meant."""
+    return Columns(config.path_column, config.label_column, config.split_column)
 
 
 def _check_classes(source: Source, found: Audit) -> None:
@@ -98,7 +109,7 @@ def write_records(folder: Path, prepared: Prepared) -> None:
     writer.writerow(["name", "label", "role", "height", "width", "channels", "digest"])
     labels = prepared.source.labels
     for index, finding in enumerate(prepared.audit.findings):
-        label, role = labels.classes[labels.targets[index]], prepared.split.roles[index]
+        label, role = labels.text(index), prepared.split.roles[index]
         writer.writerow([image_name(prepared.source, index), label, role, *finding.shape, finding.digest.hex()])
     write_text(folder / "index.csv", table.getvalue())
     write_json(folder / "findings.json", KIND, VERSION, _findings(prepared))

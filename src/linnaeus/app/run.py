@@ -1,7 +1,9 @@
 """The folder that a run leaves behind."""
 
+import glob
 import os
 import platform
+import re
 import shlex
 import shutil
 import sys
@@ -72,17 +74,34 @@ class Run:
         write_json(self.folder / "manifest.json", MANIFEST_KIND, MANIFEST_VERSION, {**_versions(), **content})
 
 
+def check_free(out: Path | None) -> None:
+    """Refuses a folder that is taken before any work is done for it.
+
+    Raises:
+        RequestError: if `out` exists and is not an empty folder.
+    """
+    if out is None or not out.exists() or (out.is_dir() and not any(out.iterdir())):
+        return
+    unfinished = (out / "config.json").is_file() and not Run(out).finished
+    advice = f", or go on with `linnaeus resume {out}`" if unfinished else ""
+    raise RequestError(f"{out} exists already: choose another --out{advice}")
+
+
+def from_anywhere(data: str) -> str:
+    """What a user called DATA, as it is found from any folder: the absolute path of a file, a folder or a pattern."""
+    return os.path.abspath(data) if Path(data).exists() or glob.has_magic(data) else data  # noqa: PTH100  # keeps links
+
+
 def create_run(out: Path | None, data: str) -> Run:
     """Makes a new folder: `out`, or the next free `runs/<name of the data>-<number>`.
 
     Raises:
         RequestError: if `out` exists and is not an empty folder, or cannot be made.
     """
+    check_free(out)
     try:
         if out is None:
-            return Run(_next_free(Path("runs"), Path(data).resolve().name if Path(data).exists() else data))
-        if out.exists() and not (out.is_dir() and not any(out.iterdir())):
-            raise RequestError(f"{out} exists already: choose another --out, or go on with `linnaeus resume {out}`")
+            return Run(_next_free(Path("runs"), _short_name(data)))
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise RequestError(f"{out or 'runs'} cannot be made: {error.strerror}") from None
@@ -95,6 +114,13 @@ def command_line(*words: object) -> str:
     if shutil.which(program) is None:
         program = os.path.relpath(Path(sys.executable).parent / program)
     return shlex.join([program, *map(str, words)])
+
+
+def _short_name(data: str) -> str:
+    """`photos` of /home/me/photos, `labels` of labels.csv, `cats` of hf:someone/cats."""
+    path = Path(from_anywhere(data))
+    name = path.stem if path.is_file() else path.name
+    return re.sub(r"[^\w.-]+", "-", name).strip("-.") or "run"
 
 
 def _next_free(parent: Path, name: str) -> Path:

@@ -16,7 +16,7 @@ from linnaeus.app.deliver import deliver
 from linnaeus.app.prepare import Prepared, prepare, write_records
 from linnaeus.app.progress import Display
 from linnaeus.app.resolve import resolve, starting_weights
-from linnaeus.app.run import Run, command_line, create_run
+from linnaeus.app.run import Run, check_free, command_line, create_run, from_anywhere
 from linnaeus.core.batch import Loader
 from linnaeus.core.device import autocast, describe, pick
 from linnaeus.core.errors import DataError, Interrupted, RequestError
@@ -39,6 +39,7 @@ def train(config: Config, *, out: Path | None = None, display: Display) -> Run:
     Raises:
         LinnaeusError: any of `core/errors.py`; `Interrupted` after a signal, with the state saved.
     """
+    check_free(out)
     device = pick(config.train.device)
     weights = starting_weights(config)
     if weights:  # first of all: to check the images may take long, and a missing file should be an error at once
@@ -51,8 +52,7 @@ def train(config: Config, *, out: Path | None = None, display: Display) -> Run:
     images = Images(config, prepared, display)
     config, measured = _tune(config, prepared, images, device, display)
     run = create_run(out, config.data.source)
-    source = Path(config.data.source)
-    run.write_config(config.replace(data={"source": str(source.resolve())}) if source.exists() else config)
+    run.write_config(config.replace(data={"source": from_anywhere(config.data.source)}))
     run.write_manifest(
         {
             "device": describe(device),
@@ -101,7 +101,7 @@ def _go(run: Run, config: Config, prepared: Prepared, images: Images, device: to
         # From here on the run needs the weights no more: their file may change or be gone when it is resumed.
         save_checkpoint(run.checkpoints, state, keep=config.checkpoint.keep)
     loader = images.training()
-    rule = make_rule(config, images.preprocess.to(device), loader)
+    rule = make_rule(config, images.preprocess.to(device), loader, len(prepared.classes))
     recorder = Recorder(run.folder, step=state.step)
     try:
         with _stop_signals() as asked, display.training(rule.total_steps, state.step) as show:
@@ -166,7 +166,7 @@ def _tune(
     ways = candidates(device, None if given == "auto" else given, config.train.channels_last)
     loader = images.training()
     batch = next(iter(loader.epoch(0))).to(device)
-    rule = make_rule(config, images.preprocess.to(device), loader)
+    rule = make_rule(config, images.preprocess.to(device), loader, len(prepared.classes))
     model = make_state(config, len(prepared.classes), device).model
     choice = choose(model, batch, rule, ways)
     for way, reason in choice.rejected.items():

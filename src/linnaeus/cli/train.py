@@ -12,11 +12,14 @@ if TYPE_CHECKING:
     from linnaeus.app.run import Run
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line of stdout.")]
+PathColumn = Annotated[str | None, typer.Option(help="Of a table: the column of paths; by default found by its name.")]
+LabelColumn = Annotated[str | None, typer.Option(help="Of a table: the column of classes.")]
+SplitColumn = Annotated[str | None, typer.Option(help="Of a table: the column that says train, val or test.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")]
 
 
 def train(
-    data: Annotated[str, typer.Argument(help="A folder with one folder a class, or a built-in set: animals.")],
+    data: Annotated[str, typer.Argument(help="A folder of class folders, a table, Parquet, hf:..., or a name.")],
     model: Annotated[str | None, typer.Option(help="A name of `linnaeus models`; by default one that suits.")] = None,
     weights: Annotated[
         str | None,
@@ -33,6 +36,9 @@ def train(
     out: Annotated[Path | None, typer.Option(help="The run's folder; by default runs/NAME-NUMBER.")] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.  [default: auto]")] = None,
     precision: Annotated[str | None, typer.Option(help="auto (measured), fp32 or bf16.  [default: auto]")] = None,
+    path_column: PathColumn = None,
+    label_column: LabelColumn = None,
+    split_column: SplitColumn = None,
     config: Annotated[Path | None, typer.Option(help="A YAML file of settings, such as a run's config.json.")] = None,
     settings: Annotated[
         list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Any other setting; may be repeated.")
@@ -41,7 +47,9 @@ def train(
 ) -> None:
     """Train a classifier: check the images, split, train, evaluate on held-out images, write the run.
 
-    DATA holds one folder a class, perhaps inside train/, val/ and test/; what is missing is carved out.
+    DATA is a folder that holds one folder a class, perhaps inside train/, val/ and test/; or a table of paths and
+    classes (.csv .tsv .jsonl .parquet), Parquet files with images, hf:owner/name, or one of animals, mnist,
+    fashion_mnist, cifar10, cifar100. A split that is missing is carved out.
 
     Examples:
 
@@ -53,8 +61,9 @@ def train(
 
       linnaeus train animals --model lenet5_modern --duration 2000st --json
     """
-    from linnaeus.app.config import make_config, merge, parse_assignment, read_config_file
+    from linnaeus.app.config import make_config
     from linnaeus.app.progress import Display
+    from linnaeus.app.settings import merge, parse_assignment, read_config_file
     from linnaeus.app.train import train as run_training
 
     if duration is not None and epochs is not None:
@@ -62,6 +71,9 @@ def train(
     content: dict[str, Any] = {} if config is None else read_config_file(config)
     flags = {
         "data.source": data,
+        "data.path_column": path_column,
+        "data.label_column": label_column,
+        "data.split_column": split_column,
         "model.name": model,
         "model.weights": weights,
         "model.image_size": image_size,

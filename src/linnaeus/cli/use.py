@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from linnaeus.cli.train import Device, Json
+from linnaeus.cli.train import Device, Json, LabelColumn, PathColumn, SplitColumn
 from linnaeus.core.errors import VerdictError
 
 if TYPE_CHECKING:
@@ -32,6 +32,9 @@ def evaluate(
     run: Annotated[Path, typer.Argument(help="The folder of a run, or of a model.")],
     data: Annotated[str | None, typer.Argument(help="Other images, by class; default: the run's test images.")] = None,
     split: Annotated[str | None, typer.Option(help="train, val or test; default: test, or else val, or all.")] = None,
+    path_column: PathColumn = None,
+    label_column: LabelColumn = None,
+    split_column: SplitColumn = None,
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:
@@ -47,9 +50,11 @@ def evaluate(
     """
     from linnaeus.app.evaluate import evaluate as run_evaluation
     from linnaeus.app.progress import Display
+    from linnaeus.data.sources.columns import Columns
 
     display = Display(results=not as_json)
-    result = run_evaluation(run, data, split=split, device=device, display=display)
+    columns = Columns(path_column, label_column, split_column)
+    result = run_evaluation(run, data, columns=columns, split=split, device=device, display=display)
     if as_json:
         typer.echo(json.dumps(_evaluation_json(result)))
         return

@@ -54,9 +54,16 @@ class Batch:
         padded.valid[len(self) :] = False
         return padded
 
-    def split(self, parts: int) -> Iterator["Batch"]:
-        """At most `parts` micro-batches of nearly equal size, in order; never an empty one."""
-        chunks = (t.tensor_split(min(parts, len(self))) for t in self._tensors())
+    def split(self, parts: int, *, together: int = 1) -> Iterator["Batch"]:
+        """At most `parts` micro-batches of nearly equal size, in order; never an empty one.
+
+        Args:
+            parts: how many.
+            together: groups of so many images, from the first, are not cut.
+        """
+        groups = torch.arange(0, len(self), together)
+        cuts = [int(chunk[0]) for chunk in groups.tensor_split(min(parts, len(groups)))][1:]
+        chunks = (t.tensor_split(cuts) for t in self._tensors())
         return (Batch(*tensors) for tensors in zip(*chunks, strict=True))
 
     def _tensors(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:

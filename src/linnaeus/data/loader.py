@@ -6,6 +6,7 @@ Both give the same images in the same order with the same draws; they differ in 
 import signal
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -14,12 +15,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from linnaeus.core.batch import Batch
-from linnaeus.core.seed import draws, permutation
+from linnaeus.core.seed import draws, generator, permutation
+from linnaeus.data.augment import AugmentBatch, Draws, alternate_flips, repeat
 from linnaeus.data.decode import Pixels, UnreadableImage
 from linnaeus.data.sources import Source
 
-Draws = NDArray[np.float64]
-AugmentBatch = Callable[[NDArray[np.uint8], Draws], NDArray[np.uint8]]
 PrepareImage = Callable[[Pixels, Draws], Tensor]
 """(decoded pixels, the image's draws) -> (C, S, S) uint8."""
 
@@ -32,11 +32,15 @@ class Order:
         num_images: N.
         batch_size: B, the largest batch.
         seed: shuffles each epoch anew; None keeps the images in order, for evaluation.
+        repeats: copies of an image in an epoch, which then has as many fewer images (`augment.repeat`).
+        alternate_flips: images are mirrored in every other epoch (`augment.alternate_flips`).
     """
 
     num_images: int
     batch_size: int
     seed: int | None
+    repeats: int = 1
+    alternate_flips: bool = False
 
     @property
     def num_batches(self) -> int:
@@ -47,7 +51,16 @@ class Order:
         """(N,) positions in the set, in this epoch's global order."""
         if self.seed is None:
             return np.arange(self.num_images)
-        return permutation(self.num_images, seed=self.seed, epoch=epoch)
+        return repeat(permutation(self.num_images, seed=self.seed, epoch=epoch), repeats=self.repeats)
+
+    def draws(self, epoch: int, first: int, rows: NDArray[np.int64]) -> Draws:
+        """(B, DRAWS), the numbers of `rows`, which stand from position `first` on in this epoch's order."""
+        numbers = draws(self.seed or 0, "augment", epoch, start=first, count=len(rows))
+        return alternate_flips(numbers, self._first_flips[rows], epoch=epoch) if self.alternate_flips else numbers
+
+    @cached_property
+    def _first_flips(self) -> NDArray[np.float64]:
+        return generator(self.seed or 0, "flip").random(self.num_images)
 
     def bounds(self, number: int) -> tuple[int, int]:
         """First and last-but-one position, in the global order, of one batch.
@@ -88,8 +101,7 @@ class MemoryLoader:
             positions = self._index[order[first:stop]]
             images = self._images[positions]
             if self._augment is not None:
-                numbers = draws(self._order.seed or 0, "augment", epoch, start=first, count=len(positions))
-                images = self._augment(images, numbers)
+                images = self._augment(images, self._order.draws(epoch, first, order[first:stop]))
             pixels = torch.from_numpy(images).permute(0, 3, 1, 2)  # (B, S, S, C) -> (B, C, S, S), channels last
             batch = Batch.of(pixels, self._targets[positions], torch.from_numpy(positions))
             yield batch if self._order.seed is not None else batch.pad(self._order.batch_size)
@@ -134,7 +146,7 @@ class _Files:
         return self.order.num_images
 
     def __getitem__(self, request: _Request) -> Batch:
-        numbers = draws(self.order.seed or 0, "augment", request.epoch, start=request.first, count=len(request.rows))
+        numbers = self.order.draws(request.epoch, request.first, request.rows)
         images = torch.zeros(len(request.rows), *self.shape, dtype=torch.uint8)
         images = images.contiguous(memory_format=torch.channels_last)
         valid = torch.ones(len(request.rows), dtype=torch.bool)

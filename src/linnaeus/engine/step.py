@@ -16,6 +16,8 @@ from linnaeus.optim.ema import Ema
 
 Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
 """(logits, targets, valid) -> the loss summed over the valid images."""
+Mix = Callable[[Tensor, Tensor, Tensor, int], tuple[Tensor, Tensor]]
+"""(normalised images, targets, valid, step) -> (images, (B, K) targets); images 0 and 1, 2 and 3, ... are mixed."""
 
 
 @dataclass
@@ -50,6 +52,7 @@ class StepRule:
         total_steps: steps of the whole run.
         accumulate: micro-batches a step.
         clip_norm: largest norm of the whole gradient; 0 leaves it alone.
+        mix: mixes the images of a micro-batch and their targets; None for no mixing.
     """
 
     preprocess: Preprocess
@@ -60,6 +63,7 @@ class StepRule:
     precision: Precision = "fp32"
     accumulate: int = 1
     clip_norm: float = 0.0
+    mix: Mix | None = None
 
 
 def take_step(state: State, batch: Batch, rule: StepRule) -> None:
@@ -70,12 +74,15 @@ def take_step(state: State, batch: Batch, rule: StepRule) -> None:
     torch.manual_seed(derive(rule.seed, "step", state.step))  # dropout and stochastic depth draw from torch's own state
 
     count = batch.valid.sum()
-    for part in batch.split(rule.accumulate):
+    for part in batch.split(rule.accumulate, together=2 if rule.mix else 1):  # mixing pairs neighbours
+        images, targets = rule.preprocess(part.images), part.targets
+        if rule.mix is not None:
+            images, targets = rule.mix(images, targets, part.valid, state.step)
         with autocast(batch.images.device, rule.precision):
-            logits = state.model(rule.preprocess(part.images))
-        loss = rule.loss(logits, part.targets, part.valid)
+            logits = state.model(images)
+        loss = rule.loss(logits, targets, part.valid)
         torch.autograd.backward(loss / count)
-        state.sums += _sums(loss, logits, part)
+        state.sums += _sums(loss, logits, targets, part.valid)
 
     if rule.clip_norm > 0:
         nn.utils.clip_grad_norm_(state.model.parameters(), rule.clip_norm)
@@ -87,7 +94,7 @@ def take_step(state: State, batch: Batch, rule: StepRule) -> None:
 
 
 @torch.no_grad()
-def _sums(loss: Tensor, logits: Tensor, batch: Batch) -> Tensor:
-    truth = batch.targets if batch.targets.ndim == 1 else batch.targets.argmax(1)
-    correct = ((logits.argmax(1) == truth) & batch.valid).sum()
-    return torch.stack([loss.detach(), correct.float(), batch.valid.sum().float()])
+def _sums(loss: Tensor, logits: Tensor, targets: Tensor, valid: Tensor) -> Tensor:
+    truth = targets if targets.ndim == 1 else targets.argmax(1)  # of a mixed image, the class it shows most of
+    correct = ((logits.argmax(1) == truth) & valid).sum()
+    return torch.stack([loss.detach(), correct.float(), valid.sum().float()])

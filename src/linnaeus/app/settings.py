@@ -1,0 +1,74 @@
+"""Settings as people write them, in files and as `--set`, gathered into the nested dict that `make_config` checks."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from linnaeus.core.errors import RequestError
+
+_FLOAT = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$")
+
+
+def read_config_file(path: Path) -> dict[str, Any]:
+    """A YAML or JSON file with some or all settings, as a nested dict.
+
+    Raises:
+        RequestError: if it is missing or is not a mapping of sections.
+    """
+    try:
+        content = parse_yaml(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise RequestError(f"{path} cannot be read: {error.strerror}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise RequestError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
+    if isinstance(content, dict):
+        content = {key: value for key, value in content.items() if key not in ("format", "version")}
+    if not isinstance(content, dict) or not all(isinstance(section, dict) for section in content.values()):
+        raise RequestError(f"{path} must hold sections such as 'train:' with settings indented below them")
+    return content
+
+
+def parse_assignment(text: str) -> tuple[str, Any]:
+    """'section.key=value' -> ("section.key", value), the value typed as in YAML; or deeper: model.options.x=1.
+
+    Raises:
+        RequestError: if the text has another form.
+    """
+    path, equals, value = text.partition("=")
+    if not equals or "." not in path or not all(path.strip().split(".")):
+        raise RequestError(f"--set {text}: expected section.key=value, such as optim.weight_decay=0.05")
+    try:
+        return path.strip(), parse_yaml(value)
+    except yaml.YAMLError:
+        raise RequestError(f"--set {text}: '{value}' is not a value") from None
+
+
+def merge(content: dict[str, Any], path: str, value: Any) -> None:
+    """Sets one value, at 'section.key' or deeper, in a nested dict, making the levels on the way."""
+    *parents, last = path.split(".")
+    level = content
+    for parent in parents:
+        level = level.setdefault(parent, {})
+        if not isinstance(level, dict):
+            raise RequestError(f"'{path}' goes into '{parent}', which is a single value")
+    level[last] = value
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML 1.2's numbers: PyYAML takes 1e-3 for text."""
+
+
+_Loader.yaml_implicit_resolvers = {
+    **yaml.SafeLoader.yaml_implicit_resolvers,
+    **{
+        first: [("tag:yaml.org,2002:float", _FLOAT), *yaml.SafeLoader.yaml_implicit_resolvers.get(first, [])]
+        for first in "+-0123456789."
+    },
+}
+
+
+def parse_yaml(text: str) -> Any:
+    """YAML without constructors of arbitrary objects, and with 1e-3 as a number."""
+    return yaml.load(text, _Loader)
