@@ -20,6 +20,7 @@ FROZEN: dict[str, set[str]] = {
         *("--weights", "--device", "--precision", "--set", "--config", "--json"),
         *COLUMNS,
     },
+    "linnaeus doctor": {"DATA", "--page", *COLUMNS, "--json"},
     "linnaeus resume": {"RUN", "--json"},
     "linnaeus evaluate": {"RUN", "DATA", "--split", *COLUMNS, "--device", "--json"},
     "linnaeus predict": {"RUN", "IMAGES", "--format", "--top", "--embeddings", "--device"},

@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import sys
 import numpy as np
 import pytest
 from PIL import Image
+from safetensors.numpy import load_file
 
 from linnaeus.cli.use import Format, predict
 from linnaeus.core.errors import VerdictError
@@ -190,7 +192,7 @@ def test_help_answers_at_once():
     assert min(times) < 0.4
 
 
-@pytest.mark.parametrize("command", ["train", "resume", "evaluate", "predict", "models", "demo"])
+@pytest.mark.parametrize("command", ["doctor", "train", "resume", "evaluate", "predict", "models", "demo"])
 def test_help_of_every_command_has_an_example(command):
     text = run(command, "--help").stdout
     assert f"linnaeus {command}" in text.split("Example", 1)[1]
@@ -217,3 +219,30 @@ def test_embeddings_go_with_every_format(trained, messy, output, capsys):
         printed.append(capsys.readouterr().out)
     assert printed[0] == printed[1] != ""
     assert (messy.parent / "seen.npz").is_file()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["torchvision:shufflenet_v2_x0_5", "timm:test_resnet"])
+def test_a_network_of_another_library_goes_through_every_command(name, tmp_path, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "120")
+    if name.startswith("timm:"):
+        pytest.importorskip("timm", reason="timm is not installed")
+    out = tmp_path / "run"
+    words = ("train", "animals", "--model", name, "--epochs", 2, "--set", "data.limit=40", "--out", out)
+    trained = run(*words, "--json")
+    assert trained.returncode == 0, trained.stderr
+    metrics = json.loads(trained.stdout.splitlines()[-1])["metrics"]
+    assert json.loads(run("evaluate", out, "--json").stdout.splitlines()[-1])["top1"] == metrics["top1"]
+    Image.fromarray(np.full((28, 28), 99, np.uint8)).save(tmp_path / "a.png")
+    done = run("predict", out, tmp_path / "a.png", "--format", "json", "--embeddings", tmp_path / "a.npz")
+    assert json.loads(done.stdout)["predictions"][0]["label"]
+    assert np.load(tmp_path / "a.npz")["embeddings"].shape[0] == 1
+    assert name in run("models", name).stdout
+
+    weights = load_file(out / "model" / "model.safetensors")
+    shutil.rmtree(out / "model")
+    max((out / "checkpoints").glob("step-*")).unlink()  # as if it had been killed in the second epoch
+    resumed = run("resume", out)
+    assert resumed.returncode == 0, resumed.stderr
+    again = load_file(out / "model" / "model.safetensors")
+    assert all(np.array_equal(again[key], weights[key]) for key in weights)

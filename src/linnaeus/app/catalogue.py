@@ -64,7 +64,8 @@ def _entry(name: str) -> Entry:
     with torch.device("meta"):
         size = create_model(name, num_classes=10).image_size
         num_classes = 1000 if size > 64 else 10
-        model = create_model(name, num_classes=num_classes).eval()
+        # Frozen: the counter fails on attention whose inputs, but not whose outputs, could have gradients.
+        model = create_model(name, num_classes=num_classes).eval().requires_grad_(False)
         image = torch.empty(1, model.in_channels, size, size)
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         model(image)

@@ -20,6 +20,8 @@ class DataConfig(Section):
     """Which images, and who learns from which.
 
     Attributes:
+        quarantine: a list of images to leave out, with the columns path and reason, in place of the doctor's own; such
+            as an edited data/quarantine.csv of an earlier run.
         source: a folder, a table, Parquet files, "hf:owner/name" or the name of a built-in set (`data/sources`).
         path_column, label_column, split_column: columns of a table; null for those with the usual names.
         val_share, test_share: shares to carve where the source has no such split.
@@ -33,6 +35,7 @@ class DataConfig(Section):
     path_column: str | None = None
     label_column: str | None = None
     split_column: str | None = None
+    quarantine: str | None = None
     val_share: float = Field(0.10, gt=0, lt=1)
     test_share: float = Field(0.20, gt=0, lt=1)
     limit: int | None = Field(None, ge=3)

@@ -123,7 +123,8 @@ class _Relabelled:
 
     def __init__(self, source: Source, labels: Labels) -> None:
         self.labels = labels
-        self.name, self.read, self.decode = source.name, source.read, source.decode
+        self.name, self.stamp = source.name, source.stamp
+        self.read, self.decode = source.read, source.decode
 
 
 def _with_small_batches(config: Config) -> Config:

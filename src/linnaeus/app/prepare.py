@@ -2,6 +2,7 @@
 
 import csv
 import io
+import os
 from collections import Counter
 from dataclasses import dataclass
 from hashlib import blake2b
@@ -13,8 +14,10 @@ import numpy as np
 from linnaeus.app.config import DataConfig
 from linnaeus.app.progress import Display
 from linnaeus.core.errors import DataError, EnvironmentFault, RequestError
-from linnaeus.core.files import write_json, write_text
-from linnaeus.data.doctor import Audit, audit
+from linnaeus.core.files import user_cache, write_json, write_text
+from linnaeus.data.doctor import Audit, audit, diagnose
+from linnaeus.data.findings import KINDS, Diagnosis, printable
+from linnaeus.data.quarantine import read_quarantine, to_quarantine, write_quarantine
 from linnaeus.data.sources import Columns, Source, open_source
 from linnaeus.data.sources.subset import take_per_class
 from linnaeus.data.split import ROLES, Split, assign_roles
@@ -28,6 +31,8 @@ class Prepared:
 
     source: Source
     audit: Audit
+    diagnosis: Diagnosis
+    quarantine: dict[int, str]
     split: Split
 
     @property
@@ -50,6 +55,7 @@ class Prepared:
         parts = [f"{n:,} {role}" + (" (carved)" if role in self.split.carved else "") for role, n in counts.items()]
         lines = [*self.source.labels.notes]
         lines += [f"{sum(counts.values()):,} images of {len(self.classes)} classes: {', '.join(parts)}"]
+        lines += [f"{printable(f.reason)} ({KINDS[f.kind].title.lower()})" for f in self.diagnosis.warnings]
         broken = self.audit.broken
         if broken:
             lines.append(f"{len(broken):,} unreadable, skipped: {self._examples(broken)}")
@@ -77,16 +83,53 @@ def prepare(config: DataConfig, *, seed: int, display: Display) -> Prepared:
         )
     if config.limit is not None:
         source = take_per_class(source, config.limit, seed=seed)
-    with display.bar("checking images", len(source.labels)) as advance:
-        found = audit(source, progress=advance)
+    found, diagnosis = examine(source, config, display)
     if not len(found.usable):
         index, reason = next(iter(found.broken.items()))
         raise DataError(
             f"none of the {len(source.labels)} images can be read; the first, {source.name(index)}: {reason}"
         )
     _check_classes(source, found)
-    split = assign_roles(source.labels, found, val_share=config.val_share, test_share=config.test_share, seed=seed)
-    return Prepared(source, found, split)
+    quarantine = _quarantine(config, diagnosis, display)
+    split = assign_roles(
+        source.labels,
+        found,
+        val_share=config.val_share,
+        test_share=config.test_share,
+        seed=seed,
+        families=diagnosis.case.twins.families(),
+        quarantine=quarantine,
+    )
+    return Prepared(source, found, diagnosis, quarantine, split)
+
+
+def examine(source: Source, config: DataConfig, display: Display) -> tuple[Audit, Diagnosis]:
+    """Decodes every image, or recalls what is known of an unchanged one, and draws the doctor's conclusions."""
+    with display.bar("checking images", len(source.labels)) as advance:
+        found = audit(source, progress=advance, cache=_facts_file(config), stamp=source.stamp)
+    if found.note:
+        display.say(found.note)
+    return found, diagnose(source, found)
+
+
+def _facts_file(config: DataConfig) -> Path | None:
+    """Where the facts about the images of one folder or table are kept between runs; None for sets without a path."""
+    path = Path(config.source)
+    if config.limit is not None or not path.exists():
+        return None
+    name = blake2b(os.fsencode(path.resolve()), digest_size=12).hexdigest()
+    return user_cache("facts") / f"{name}.safetensors"
+
+
+def _quarantine(config: DataConfig, diagnosis: Diagnosis, display: Display) -> dict[int, str]:
+    """Whom to leave out: the user's list, or else the doctor's."""
+    if config.quarantine is None:
+        return to_quarantine(diagnosis)
+    case = diagnosis.case
+    listed, unknown = read_quarantine(Path(config.quarantine), len(case.labels), case.name)
+    if unknown:
+        display.say(f"{config.quarantine} lists {len(unknown):,} images that are not there, such as {unknown[0]}")
+    return listed
 
 
 def columns(config: DataConfig) -> Columns:
@@ -105,7 +148,7 @@ def write_records(folder: Path, prepared: Prepared) -> None:
     """Writes `index.csv`, a row an image, and `findings.json`, what was found, into the run's `data/`."""
     folder.mkdir()
     table = io.StringIO()
-    writer = csv.writer(table, lineterminator="\n")
+    writer = csv.writer(table, lineterminator="\n", quoting=csv.QUOTE_ALL)  # else a name with a "\r" is torn
     writer.writerow(["name", "label", "role", "height", "width", "channels", "digest"])
     labels = prepared.source.labels
     for index, finding in enumerate(prepared.audit.findings):
@@ -113,6 +156,7 @@ def write_records(folder: Path, prepared: Prepared) -> None:
         writer.writerow([image_name(prepared.source, index), label, role, *finding.shape, finding.digest.hex()])
     write_text(folder / "index.csv", table.getvalue())
     write_json(folder / "findings.json", KIND, VERSION, _findings(prepared))
+    write_quarantine(folder / "quarantine.csv", prepared.quarantine, prepared.source.name)
 
 
 def read_roles(folder: Path) -> dict[str, str]:
@@ -138,6 +182,7 @@ def _findings(prepared: Prepared) -> dict[str, Any]:
         "not_taken_for_images": [_text(name) for name in source.labels.ignored],
         "carved": list(prepared.split.carved),
         "fingerprint": prepared.fingerprint(),
+        "doctor": prepared.diagnosis.to_json(),
     }
 
 

@@ -9,7 +9,7 @@ import warnings
 import typer
 
 from linnaeus import __version__
-from linnaeus.cli.inspect import demo, models
+from linnaeus.cli.inspect import demo, doctor, models
 from linnaeus.cli.train import resume, train
 from linnaeus.cli.use import evaluate, predict
 from linnaeus.core.errors import EnvironmentFault, LinnaeusError
@@ -24,7 +24,7 @@ app = typer.Typer(
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (train, resume, evaluate, predict, models, demo):
+for command in (doctor, train, resume, evaluate, predict, models, demo):
     app.command()(command)
 
 

@@ -1,8 +1,12 @@
-"""`models` and `demo`."""
+"""`models`, `doctor` and `demo`."""
 
+import json
+from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from linnaeus.cli.train import Json, LabelColumn, PathColumn, SplitColumn
 
 
 def models(
@@ -28,6 +32,35 @@ def models(
         counts = (f"{entry.parameters / 1e6:.2f} M", f"{entry.macs / 1e6:,.1f} M")
         table.add_row(entry.name, str(entry.image_size), str(entry.num_classes), *counts, entry.weights)
     Console().print(table)
+
+
+def doctor(
+    data: Annotated[str, typer.Argument(help="As for `linnaeus train`.")],
+    page: Annotated[Path, typer.Option(help="The HTML page to write.")] = Path("doctor.html"),
+    path_column: PathColumn = None,
+    label_column: LabelColumn = None,
+    split_column: SplitColumn = None,
+    as_json: Json = False,
+) -> None:
+    """Examine images before training: broken files, copies across splits, labels in conflict, odd classes and more.
+
+    Nothing is changed. `linnaeus train` does the same first, and leaves out what is marked so. The exit code is 3 if
+    the images cannot be used, else 0.
+
+    Examples:
+
+      linnaeus doctor photos/
+
+      linnaeus doctor labels.csv --page report.html --json
+    """
+    from linnaeus.app.config import DataConfig
+    from linnaeus.app.doctor import doctor as run_doctor
+    from linnaeus.app.progress import Display
+
+    config = DataConfig(source=data, path_column=path_column, label_column=label_column, split_column=split_column)
+    diagnosis = run_doctor(config, page=page, display=Display(results=not as_json))
+    if as_json:
+        typer.echo(json.dumps(diagnosis.to_json()))
 
 
 def demo() -> None:

@@ -132,3 +132,10 @@ def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
     return mask
+
+
+def user_cache(name: str) -> Path:
+    """The folder `name` in the user's cache of Linnaeus, which may not exist yet; LINNAEUS_CACHE moves that cache."""
+    if own := os.environ.get("LINNAEUS_CACHE"):
+        return Path(own).expanduser() / name
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "linnaeus" / name

@@ -19,12 +19,13 @@ Policy, for what is not plain 8-bit grey or RGB:
 import io
 import struct
 import zlib
+from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageCms, ImageOps, TiffImagePlugin, UnidentifiedImageError
 
 from linnaeus.core.errors import DataError, RequestError
 
@@ -81,8 +82,35 @@ _PILLOW_FAILS_TOO = (
 )
 
 
+_ORIENTATION, _MODEL, _BITS_PER_SAMPLE = 0x0112, 0x0110, 258  # tags of EXIF and TIFF
+_BITS = {"1": 1, "I": 32, "F": 32}  # bits a channel by the start of Pillow's mode, where it is not 8
+
+
 class UnreadableImage(DataError):
     """An image that cannot be used; the message is the reason, fit for a table row."""
+
+
+@dataclass(frozen=True)
+class FileFacts:
+    """What an image file says of itself; nothing here needs its pixels.
+
+    Attributes:
+        format: Pillow's name of it: "JPEG", "PNG", "MPO" (a JPEG with further pictures inside).
+        mode: Pillow's name of how the pixels are stored: "RGB", "L", "P", "CMYK", "I;16".
+        bits: bits a channel in the file, before `decode` makes 8 of them.
+        transparent: whether there is an alpha channel or a transparent colour.
+        frames: pictures in the file; 1 for MPO, whose further pictures are previews and depths of the first.
+        orientation: EXIF's 1 to 8; 1 is upright, and what `decode` leaves alone.
+        camera: EXIF's model, or "".
+    """
+
+    format: str
+    mode: str
+    bits: int
+    transparent: bool
+    frames: int
+    orientation: int
+    camera: str
 
 
 def decode(data: bytes) -> Pixels:
@@ -128,6 +156,47 @@ def load_image(image: ImageLike) -> Pixels:
     if image.ndim != 3 or image.dtype != np.uint8:
         raise RequestError(f"an array of shape {image.shape} and type {image.dtype}: expected (H, W, C) uint8")
     return image
+
+
+def inspect(data: bytes) -> FileFacts | None:
+    """What an image file says of itself, from its headers alone; None if it is not an image.
+
+    Meant for files that `decode` has taken. A damaged header of a file that does not decode reads as None too.
+    """
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            if image.format == "PNG" and b"eXIf" in data and "exif" not in image.info:
+                image.load()  # the only way to tags that stand behind the pixels
+            # The method of the base class: PNG's own decodes all pixels to look for such tags.
+            tags = Image.Image.getexif(image)
+            orientation = tags.get(_ORIENTATION, 1)
+            return FileFacts(
+                format=str(image.format),
+                mode=image.mode,
+                bits=_bits(image, data),
+                transparent=image.has_transparency_data,
+                frames=1 if image.format == "MPO" else int(getattr(image, "n_frames", 1)),
+                orientation=orientation if orientation in range(1, 9) else 1,
+                camera=" ".join(str(tags.get(_MODEL, "")).replace("\0", " ").split()),
+            )
+    except (UnidentifiedImageError, Image.DecompressionBombError, *_PILLOW_FAILS, *_PILLOW_FAILS_TOO):
+        return None
+
+
+def _bits(image: Image.Image, data: bytes) -> int:
+    """Bits a channel in the file. Pillow's mode does not tell: it reads colour of 16 bits as 8."""
+    if image.format == "PNG":
+        return data[24]  # IHDR is the first chunk, and its ninth byte is the depth
+    if isinstance(image, TiffImagePlugin.TiffImageFile):
+        return int(max(image.tag_v2.get(_BITS_PER_SAMPLE, (1,))))
+    return 16 if ";16" in image.mode else _BITS.get(image.mode[:1], 8)
+
+
+def thumbnail(pixels: Pixels, size: int) -> Pixels:
+    """(H, W, 1 or 3) uint8 -> (size, size, 1 or 3), whatever the shape: each value the average of what it covers."""
+    image = Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels)
+    small = np.asarray(image.resize((size, size), Image.Resampling.BOX))
+    return small[:, :, None] if small.ndim == 2 else small
 
 
 def _reason(error: BaseException) -> str:

@@ -1,98 +1,246 @@
-"""The audit before training: every image is decoded once, and what cannot be used is listed with its reason."""
+"""The doctor: every image is decoded once, before training, and what is wrong with the set is told with reasons.
+
+`audit` reads and decodes; `diagnose` draws the conclusions. Nothing of the user's is ever changed.
+"""
 
 import os
-from collections.abc import Callable, Iterator
+import threading
+import warnings
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, replace
 from hashlib import blake2b
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from linnaeus.data.decode import Pixels, UnreadableImage
+from linnaeus.data.check_classes import check_class_sizes, check_splits
+from linnaeus.data.check_copies import check_copies, check_leaks, check_two_labels
+from linnaeus.data.check_images import (
+    CONSTANT,
+    check_aspect,
+    check_constant,
+    check_extensions,
+    check_frames,
+    check_ignored,
+    check_metadata,
+    check_modes,
+    check_orientation,
+    check_size,
+    check_unreadable,
+)
+from linnaeus.data.decode import Pixels, UnreadableImage, inspect, thumbnail
+from linnaeus.data.duplicates import find_twins
+from linnaeus.data.facts import FACTS, THUMBNAIL, TINT, Known, Stamp, load_known, name_key, save_known
+from linnaeus.data.facts import Audit as Audit
+from linnaeus.data.findings import Case, Diagnosis, Finding
+from linnaeus.data.shift import check_naming, check_shift
 from linnaeus.data.sources import Source
 
+CHECKS: tuple[Callable[[Case], Iterable[Finding]], ...] = (
+    check_leaks,
+    check_two_labels,
+    check_unreadable,
+    check_constant,
+    check_class_sizes,
+    check_splits,
+    check_shift,
+    check_frames,
+    check_size,
+    check_aspect,
+    check_copies,
+    check_extensions,
+    check_modes,
+    check_orientation,
+    check_metadata,
+    check_naming,
+    check_ignored,
+)
+"""Everything that is looked for. A check takes the case and gives its findings."""
+
 _CHUNK = 64  # images a task: enough to hide the pool's overhead, few enough for a smooth progress bar
+_LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601
 
 
-@dataclass(frozen=True)
-class Finding:
-    """What one image turned out to be.
-
-    Attributes:
-        digest: hash of the content, equal for exact copies; empty if the file could not be read at all.
-        shape: (height, width, channels) after decoding; zeros if it failed.
-        reason: why the image cannot be used, or "".
-        pixels: (H, W, C) uint8, kept for small images only.
-    """
-
-    digest: bytes = b""
-    shape: tuple[int, int, int] = (0, 0, 0)
-    reason: str = ""
-    pixels: Pixels | None = field(default=None, repr=False)
-
-
-@dataclass(frozen=True)
-class Audit:
-    """The findings on N images.
-
-    Attributes:
-        findings: one for each image, in the order of the source.
-    """
-
-    findings: tuple[Finding, ...]
-
-    @property
-    def usable(self) -> NDArray[np.int64]:
-        """Positions of the images that decode."""
-        return np.array([i for i, finding in enumerate(self.findings) if not finding.reason], np.int64)
-
-    @property
-    def shapes(self) -> NDArray[np.int64]:
-        """(N, 3) heights, widths and channels."""
-        return np.array([finding.shape for finding in self.findings], np.int64).reshape(-1, 3)
-
-    @property
-    def broken(self) -> dict[int, str]:
-        """Position -> reason, for the images that do not decode."""
-        return {i: finding.reason for i, finding in enumerate(self.findings) if finding.reason}
-
-
-def audit(source: Source, *, keep_below: int = 64, progress: Callable[[int], None] | None = None) -> Audit:
+def audit(
+    source: Source,
+    *,
+    keep_below: int = 64,
+    progress: Callable[[int], None] | None = None,
+    cache: Path | None = None,
+    stamp: Stamp | None = None,
+) -> Audit:
     """Decodes every image of a source, on all cores.
 
     Args:
         source: where the images are.
         keep_below: images whose sides are at most this long keep their pixels, so that they need not be decoded again.
         progress: called with the number of images done since the last call.
+        cache: file of what earlier runs learnt, read and renewed; images whose file has not changed since are not
+            decoded again. A damaged one is replaced, and one that cannot be written is done without.
+        stamp: length and time of change of an image's file. Without it nothing can be known from earlier runs.
     """
-    starts = range(0, len(source.labels), _CHUNK)
-
-    def examine(start: int) -> list[Finding]:
-        stop = min(start + _CHUNK, len(source.labels))
-        return [_examine(source, index, keep_below) for index in range(start, stop)]
-
+    known = load_known(cache)
+    work = _Pass(source, keep_below, _blank(source, stamp), known)
+    starts = range(0, len(work.pending), _CHUNK)
+    if progress is not None:
+        progress(len(source.labels) - len(work.pending))
     # Threads, not processes: Pillow releases the interpreter's lock while it decodes, and a thread needs no start-up.
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        return Audit(tuple(_collect(pool.map(examine, starts), progress)))
+    with _hear_warnings(), ThreadPoolExecutor(os.cpu_count()) as pool:
+        for count in pool.map(work.examine_chunk, starts):
+            if progress is not None:
+                progress(count)
+    found = work.result(known.note)
+    if cache is not None and len(work.pending):
+        found = _save(cache, found)
+    return found
 
 
-def _collect(chunks: Iterator[list[Finding]], progress: Callable[[int], None] | None) -> Iterator[Finding]:
-    for chunk in chunks:
-        yield from chunk
-        if progress is not None:
-            progress(len(chunk))
+def diagnose(source: Source, found: Audit) -> Diagnosis:
+    """Runs every check of `CHECKS` on what `audit` found in `source`."""
+    case = Case(source.labels, found, find_twins(found), source.name)
+    return Diagnosis(case, tuple(finding for check in CHECKS for finding in check(case)))
 
 
-def _examine(source: Source, index: int, keep_below: int) -> Finding:
+def _blank(source: Source, stamp: Stamp | None) -> NDArray[np.void]:
+    """(N,) rows that say which file they are about, and nothing of it yet."""
+    rows = np.zeros(len(source.labels), FACTS)
+    rows["length"] = -1
+    for index in range(len(rows)):
+        rows["key"][index] = name_key(source.name(index))
+        if stamp is not None:
+            with suppress(OSError):  # a file that is gone has its say when it is read
+                rows["length"][index], rows["modified"][index] = stamp(index) or (-1, 0)
+    return rows
+
+
+def _save(path: Path, found: Audit) -> Audit:
     try:
-        content = source.read(index)
+        save_known(path, found)
     except OSError as error:
-        return Finding(reason=f"cannot be read ({error.strerror or error})")
-    digest = blake2b(content, digest_size=16).digest()
-    try:
-        pixels = source.decode(content)
-    except UnreadableImage as error:
-        return Finding(digest, reason=str(error))
-    height, width, channels = pixels.shape
-    return Finding(digest, (height, width, channels), pixels=pixels if max(height, width) <= keep_below else None)
+        note = f"the next run decodes all images again: {path} cannot be written ({error.strerror or error})"
+        return replace(found, note=note)
+    return found
+
+
+@dataclass
+class _Pass:
+    """One pass over the images. Threads fill different rows of one table."""
+
+    source: Source
+    keep_below: int
+    rows: NDArray[np.void]
+    known: Known
+    broken: dict[int, str] = field(default_factory=dict)
+    remarks: dict[int, str] = field(default_factory=dict)
+    pixels: dict[int, Pixels] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        place = self.known.recall(self.rows)
+        self.pending = np.flatnonzero(place < 0)
+        old = np.flatnonzero(place >= 0)
+        self.rows[old] = self.known.rows[place[old]]
+        for index in old.tolist() if self.known.broken or self.known.remarks else ():
+            key = int(self.rows["key"][index])
+            if key in self.known.broken:
+                self.broken[index] = self.known.broken[key]
+            if key in self.known.remarks:
+                self.remarks[index] = self.known.remarks[key]
+
+    def examine_chunk(self, start: int) -> int:
+        """Examines pending images from `start` on; how many."""
+        indices = self.pending[start : start + _CHUNK].tolist()
+        thumbnails: dict[int, Pixels] = {}
+        for index in indices:
+            try:
+                thumbnails[index] = self._examine(index)
+            except OSError as error:
+                self.broken[index] = f"cannot be read ({error.strerror or error})"
+                self.rows["length"][index] = -1  # to be tried again
+            except UnreadableImage as error:
+                self.broken[index] = str(error)
+        for channels in (1, 3):
+            own = [index for index, small in thumbnails.items() if small.shape[2] == channels]
+            if own:
+                self._note_thumbnails(np.array(own), np.stack([thumbnails[index] for index in own]))
+        return len(indices)
+
+    def _examine(self, index: int) -> Pixels:
+        content = self.source.read(index)
+        row = self.rows[index]
+        row["digest"] = np.frombuffer(blake2b(content, digest_size=16).digest(), np.uint8)
+        _heard.texts = []
+        pixels = self.source.decode(content)
+        if len(content) != pixels.size:  # else it is the pixels themselves, and no file
+            self._note_file(row, content)
+        if _heard.texts:
+            self.remarks[index] = "; ".join(dict.fromkeys(_heard.texts))
+        row["shape"] = pixels.shape
+        if max(pixels.shape[:2]) <= self.keep_below:
+            self.pixels[index] = pixels
+        small = thumbnail(pixels, THUMBNAIL)
+        row["spread"] = _spread(small)
+        if row["spread"] <= CONSTANT:  # fine lines may average out
+            row["spread"] = _spread(pixels)
+        return small
+
+    def _note_thumbnails(self, indices: NDArray[np.int64], small: Pixels) -> None:
+        """(M, 32, 32, 1 or 3): together, since a hundred small computations cost more than one large."""
+        if small.shape[3] == 1:
+            self.rows["grey"][indices] = small[:, :, :, 0]
+            return
+        self.rows["grey"][indices] = small @ _LUMA + 0.5
+        side = THUMBNAIL // TINT
+        means = small.reshape(-1, TINT, side, TINT, side, 3).mean((2, 4), dtype=np.float32)
+        self.rows["tint"][indices] = (means[:, :, :, [0, 2]] - means[:, :, :, [1]]) / 2
+
+    def _note_file(self, row: np.void, content: bytes) -> None:
+        facts = inspect(content)
+        if facts is None:
+            return
+        for name in ("format", "mode", "bits", "transparent", "frames", "orientation"):
+            row[name] = getattr(facts, name)
+        row["camera"] = facts.camera.encode("utf-8", "replace")
+
+    def result(self, note: str) -> Audit:
+        """What was found, in the order of the source."""
+        broken, remarks = (dict(sorted(part.items())) for part in (self.broken, self.remarks))
+        return Audit(self.rows, broken, remarks, self.pixels, len(self.pending), note)
+
+
+def _spread(pixels: Pixels) -> int:
+    """The largest difference of two pixels in one channel."""
+    channels = np.ascontiguousarray(pixels.transpose(2, 0, 1)).reshape(pixels.shape[2], -1)
+    return int((channels.max(1) - channels.min(1)).max())
+
+
+class _Heard(threading.local):
+    """What this thread was warned of since it began its image; None in a thread that decodes none."""
+
+    texts: list[str] | None = None
+
+
+_heard = _Heard()
+
+
+@contextmanager
+def _hear_warnings() -> Iterator[None]:
+    """Keeps what Pillow warns of while an image is decoded, instead of printing it: it belongs to that image.
+
+    Python's filters are common to all threads, so they are set once, around all of them.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        show = warnings.showwarning
+
+        def keep(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
+            if _heard.texts is None:
+                show(message, category, *where, **more)
+            elif "decompression bomb" not in str(message):  # the size is a finding of its own
+                _heard.texts.append(" ".join(str(message).split()))
+
+        warnings.showwarning = keep
+        yield

@@ -7,6 +7,7 @@ out.
 """
 
 from collections import defaultdict
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -39,7 +40,16 @@ class Split:
         return np.flatnonzero(self.roles == role)
 
 
-def assign_roles(labels: Labels, audit: Audit, *, val_share: float, test_share: float, seed: int) -> Split:
+def assign_roles(
+    labels: Labels,
+    audit: Audit,
+    *,
+    val_share: float,
+    test_share: float,
+    seed: int,
+    families: NDArray[np.int64] | None = None,
+    quarantine: Mapping[int, str] | None = None,
+) -> Split:
     """Gives every usable image its role.
 
     Args:
@@ -47,17 +57,23 @@ def assign_roles(labels: Labels, audit: Audit, *, val_share: float, test_share: 
         audit: which images decode, and which are copies.
         val_share, test_share: share of the images to carve where the source has no such split.
         seed: the carving is a function of it and of the images.
+        families: (N,) a number each, as `Twins.families` gives it: images of one number are carved together. By default
+            those with the same content.
+        quarantine: position -> reason, for the images that the doctor or the user wants left out.
 
     Raises:
         DataError: if a class has no usable image in a role, or too few to carve from.
     """
     roles = _given_roles(labels)
     roles[list(audit.broken)] = ""
-    left_out = _copies_across(roles, audit)
+    left_out = {index: why for index, why in (quarantine or {}).items() if index not in audit.broken}
+    roles[list(left_out)] = ""
+    left_out |= _copies_across(roles, audit)
     roles[list(left_out)] = ""
     missing = {"val": val_share, "test": test_share}
     carved = tuple(role for role in missing if not (roles == role).any())
-    _carve(roles, labels, audit, {role: missing[role] for role in carved}, seed)
+    together = audit.digests.tolist() if families is None else families.tolist()
+    _carve(roles, labels, together, {role: missing[role] for role in carved}, seed)
     _check(roles, labels)
     return Split(roles, left_out, carved)
 
@@ -71,7 +87,7 @@ def _given_roles(labels: Labels) -> NDArray[np.str_]:
 
 def _copies_across(roles: NDArray[np.str_], audit: Audit) -> dict[int, str]:
     """Images of train and val that are copies of one in the test, and images of train that are copies of one in val."""
-    digests = [finding.digest for finding in audit.findings]
+    digests = audit.digests.tolist()
     held_out = {role: {digests[i] for i in np.flatnonzero(roles == role)} for role in ("val", "test")}
     reasons = {}
     for index in np.flatnonzero((roles == "train") | (roles == "val")).tolist():
@@ -82,13 +98,15 @@ def _copies_across(roles: NDArray[np.str_], audit: Audit) -> dict[int, str]:
     return reasons
 
 
-def _carve(roles: NDArray[np.str_], labels: Labels, audit: Audit, shares: dict[str, float], seed: int) -> None:
+def _carve(
+    roles: NDArray[np.str_], labels: Labels, together: list[Hashable], shares: dict[str, float], seed: int
+) -> None:
     """Moves a share of each class's groups of copies from train to each role in `shares`, at least one group."""
     if not shares:
         return
-    groups: dict[bytes, list[int]] = defaultdict(list)
+    groups: dict[Hashable, list[int]] = defaultdict(list)
     for index in np.flatnonzero(roles == "train").tolist():
-        groups[audit.findings[index].digest].append(index)
+        groups[together[index]].append(index)
     by_class: dict[int, list[list[int]]] = defaultdict(list)
     for members in groups.values():
         by_class[int(labels.targets[members[0]])].append(members)

@@ -25,7 +25,7 @@ import torch
 
 from linnaeus import __version__
 from linnaeus.core.errors import EnvironmentFault, RequestError
-from linnaeus.core.files import atomic
+from linnaeus.core.files import atomic, user_cache
 
 Progress = Callable[[int, int], None]
 """Is called with the bytes that have come, and those that will have come at the end, or 0 where that is not known."""
@@ -42,10 +42,8 @@ class MissingFile(RequestError):
 
 
 def cache_folder() -> Path:
-    """`weights` in the folder LINNAEUS_CACHE, or else in `linnaeus` where the user's caches are."""
-    if own := os.environ.get("LINNAEUS_CACHE"):
-        return Path(own).expanduser() / "weights"
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "linnaeus" / "weights"
+    """Where files of weights are kept."""
+    return user_cache("weights")
 
 
 def from_url(url: str, *, sha256: str = "", timeout: float = TIMEOUT, progress: Progress | None = None) -> Path:

@@ -19,6 +19,10 @@ class ArraySource:
         """The image's class and number, as `zebra-00042`."""
         return f"{self.labels.text(index)}-{index:05d}"
 
+    def stamp(self, _: int) -> tuple[int, int] | None:
+        """None: an image is not a file of its own."""
+        return None
+
     def read(self, index: int) -> bytes:
         """The pixels' bytes."""
         return bytes(self.images[index].data)

@@ -76,6 +76,13 @@ class Source(Protocol):
     def name(self, index: int) -> str:
         """What a person calls the image: its path relative to the source, or its number. No two images share it."""
 
+    def stamp(self, index: int) -> tuple[int, int] | None:
+        """Bytes and time of change (ns) of the image's file, which tell whether it changed; None if it has no file.
+
+        Raises:
+            OSError: if there is none any more.
+        """
+
     def read(self, index: int) -> bytes:
         """The raw content, whose hash tells exact copies. Safe to call from several threads.
 

@@ -23,6 +23,11 @@ class FileSource:
         """The path, relative to the folder or as it was given."""
         return os.fsdecode(self._paths[index])
 
+    def stamp(self, index: int) -> tuple[int, int] | None:
+        """Length and time of change of the file."""
+        status = os.stat(os.path.join(self._root, self._paths[index]))  # noqa: PTH116, PTH118  # bytes
+        return status.st_size, status.st_mtime_ns
+
     def read(self, index: int) -> bytes:
         """The file's bytes."""
         path = os.path.join(self._root, self._paths[index])  # noqa: PTH118  # bytes, which pathlib does not take

@@ -42,6 +42,10 @@ class HubSource:
         part, row = _place(self._starts, int(self._rows[index]))
         return f"{self._names[part]}:{row}"
 
+    def stamp(self, _: int) -> tuple[int, int] | None:
+        """None: an image is not a file of its own."""
+        return None
+
     def read(self, index: int) -> bytes:
         """The image file in the row, or that the row names."""
         part, row = _place(self._starts, int(self._rows[index]))

@@ -39,6 +39,10 @@ class ParquetSource:
         """The file and the number of the row in it, as `train-00000-of-00002.parquet:17`."""
         return self._shards.name(int(self._rows[index]))
 
+    def stamp(self, _: int) -> tuple[int, int] | None:
+        """None: an image is not a file of its own."""
+        return None
+
     def read(self, index: int) -> bytes:
         """The image file in the row."""
         group, position = self._shards.find(int(self._rows[index]))

@@ -19,6 +19,10 @@ class Subset:
         """The image's name in the whole source."""
         return self._source.name(int(self._indices[index]))
 
+    def stamp(self, index: int) -> tuple[int, int] | None:
+        """As the whole source has it."""
+        return self._source.stamp(int(self._indices[index]))
+
     def read(self, index: int) -> bytes:
         """The raw content."""
         return self._source.read(int(self._indices[index]))

@@ -1,0 +1,59 @@
+"""The checks on classes: enough images of each, in each split."""
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+
+from linnaeus.data.findings import Case, Finding
+
+FEW_IMAGES = 10
+IMBALANCE = 10.0  # images of the largest class over those of the smallest
+_SHOWN = 5  # classes in a sentence
+
+
+def check_class_sizes(case: Case) -> Iterable[Finding]:
+    """Classes with no image, with few, and with many fewer than others. Images that do not decode do not count."""
+    counts, classes = case.class_counts(case.audit.usable), case.labels.classes
+    present = np.flatnonzero(counts)
+    if len(present) == 1 and case.labels.task == "single":
+        yield Finding("one_class", f"All images that can be used are of class '{classes[present[0]]}'.")
+    empty = [classes[k] for k in np.flatnonzero(counts == 0)]
+    if empty and len(present):
+        yield Finding(
+            "empty_class",
+            f"{_classes(len(empty), 'has', 'have')} no usable image: {_list(empty)}.",
+            subjects=tuple(empty),
+        )
+    small = [k for k in present.tolist() if counts[k] < FEW_IMAGES]
+    if small:
+        names = [f"{classes[k]} ({counts[k]})" for k in small]
+        reason = f"{_classes(len(small), 'has', 'have')} fewer than {FEW_IMAGES} usable images: {_list(names)}."
+        yield Finding("tiny_class", reason, subjects=tuple(names))
+    if len(present) > 1 and counts.max() >= IMBALANCE * counts[present].min():
+        largest, smallest = int(counts.argmax()), int(present[counts[present].argmin()])
+        reason = (
+            f"'{classes[largest]}' has {counts[largest]:,} images and '{classes[smallest]}' {counts[smallest]:,}: "
+            f"{counts[largest] / counts[smallest]:.0f} times as many."
+        )
+        yield Finding("unbalanced", reason, subjects=(classes[largest], classes[smallest]))
+
+
+def check_splits(case: Case) -> Iterable[Finding]:
+    """Classes that have images, and none in one of the splits."""
+    usable, classes = case.audit.usable, case.labels.classes
+    known = case.class_counts(usable) > 0
+    for split in case.splits:
+        counts = case.class_counts(usable[case.labels.splits[usable] == split])
+        missing = [classes[k] for k in np.flatnonzero(known & (counts == 0))]
+        if missing:
+            reason = f"{_classes(len(missing), 'is', 'are')} missing from {split}: {_list(missing)}."
+            yield Finding("missing_from_split", reason, subjects=tuple(missing))
+
+
+def _classes(count: int, one: str, more: str) -> str:
+    return f"{count:,} class {one}" if count == 1 else f"{count:,} classes {more}"
+
+
+def _list(names: Sequence[str]) -> str:
+    more = len(names) - _SHOWN
+    return ", ".join(names[:_SHOWN]) + (f" and {more:,} more" if more > 0 else "")
