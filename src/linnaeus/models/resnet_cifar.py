@@ -65,7 +65,7 @@ class CifarResNet(Classifier):
 
         self.conv1 = nn.Conv2d(in_channels, 16, kernel_size=3, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(16)
-        self.relu = nn.ReLU()
+        self.relu = nn.ReLU(inplace=True)
         block = partial(BasicBlock, shortcut=ZeroPadding)
         stages = make_stages(block, (16, 32, 64), [(depth - 2) // 6] * 3, drop_path)
         self.layer1, self.layer2, self.layer3 = stages
