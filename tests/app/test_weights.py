@@ -140,6 +140,7 @@ def test_the_account_is_shown_and_measuring_the_speed_loads_nothing(photos, repo
     said = capsys.readouterr().err
     assert said.count(f"weights from {repository}, licence mit: 114 of 116 tensors as they are") == 1
     assert "left at random: 2 (fc.weight, fc.bias)" in said
+    assert "the new head, for the classes of this run, starts at zero" in said
 
 
 def test_wrong_weights_are_refused_before_an_image_is_checked(photos, tmp_path, monkeypatch):

@@ -152,8 +152,11 @@ def _start_from_weights(config: Config, state: State, display: Display) -> None:
         account = start_from(state.model, config.model.name, config.model.weights, progress=progress)
     display.say(str(account))
     drawn = {parameter for name, parameter in state.model.named_parameters() if name in account.random}
-    for parameter in drawn.intersection(state.model.head.parameters()):
+    new_head = drawn.intersection(state.model.head.parameters())
+    for parameter in new_head:
         torch.nn.init.zeros_(parameter)
+    if new_head:
+        display.say("  the new head, for the classes of this run, starts at zero")
     if state.ema is not None:
         state.ema.module.load_state_dict(state.model.state_dict())
 
