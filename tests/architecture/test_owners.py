@@ -21,11 +21,7 @@ OWNERS: dict[str, tuple[str, ...]] = {
     "timm": ("models/adapters.py",),
     "pyarrow": ("data/sources/",),
     "datasets": ("data/sources/hub.py",),
-    "cleanlab": ("data/suspects.py",),
-    # The one decoder, its faster sister for training, pictures in reports, the demo's images.
-    "PIL": ("data/decode.py", "data/fast.py", "report/", "app/demo.py"),
-    "simplejpeg": ("data/fast.py",),
-    "cv2": ("data/fast.py",),
+    "PIL": ("data/decode.py", "report/", "app/demo.py"),  # the one decoder, pictures in reports, the demo's images
     "pydantic": ("app/",),
     "yaml": ("app/",),
     "rich": ("app/", "cli/", "report/"),
@@ -33,8 +29,7 @@ OWNERS: dict[str, tuple[str, ...]] = {
     "click": ("cli/",),
 }
 # Slow to import, and most runs of most functions do not need them: imported inside the function that does.
-LATE = ("torch.utils.tensorboard", "tensorboard", "huggingface_hub", "timm", "pyarrow", "datasets", "cv2", "simplejpeg")
-LATE += ("cleanlab",)
+LATE = ("torch.utils.tensorboard", "tensorboard", "huggingface_hub", "timm", "pyarrow", "datasets")
 
 
 def check_owners(root: Path) -> list[str]:

@@ -4,8 +4,6 @@ All weights and statistics are drawn anew first, so that what starts as 0, 1 or 
 biases) has a say in the result.
 """
 
-import re
-
 import torch
 
 
@@ -31,13 +29,3 @@ def assert_same_logits(ours, theirs, image_size, in_channels=3):
         expected, logits = theirs(images), ours(images)
     assert expected.std() > 1e-3, "the reference's logits are degenerate: the comparison would say nothing"
     assert (logits - expected).abs().max() < 1e-5 * expected.abs().max()
-
-
-def rename(state, rules):
-    """The state dict with each key rewritten by the regular expressions, in order."""
-    renamed = {}
-    for key, tensor in state.items():
-        for pattern, replacement in rules:
-            key = re.sub(pattern, replacement, key)
-        renamed[key] = tensor
-    return renamed

@@ -4,7 +4,6 @@ At small image sizes. The reference is always the library's own network with the
 """
 
 import copy
-import hashlib
 import importlib.util
 import pickle
 import sys
@@ -27,7 +26,6 @@ from linnaeus.models.adapters import (
     create_adapted,
     list_adapted,
     load_published,
-    published_geometry,
     published_weights,
 )
 
@@ -88,16 +86,6 @@ def caches(tmp_path, monkeypatch):
 def built(request):
     """One network for the tests of its name, which pytest runs one after the other."""
     return request.param, build(request.param)
-
-
-@pytest.fixture
-def name(built):
-    return built[0]
-
-
-@pytest.fixture
-def model(built):
-    return built[1].eval()
 
 
 @torch.no_grad()
@@ -342,7 +330,7 @@ def test_drop_path_is_stochastic_depth_in_torchvision():
     ],
 )
 def test_images_are_prepared_as_torchvision_does(name, size):
-    geometry = published_geometry(name)
+    geometry = published_weights(name).geometry
     assert geometry.image_size == size
     transform = torchvision.models.get_model_weights(name.partition(":")[2]).DEFAULT.transforms()
     pixels = np.random.default_rng(0).integers(0, 256, (400, 520, 3), np.uint8)
@@ -358,7 +346,7 @@ def test_images_are_prepared_as_timm_does(name):
 
     config = timm.data.resolve_data_config({}, pretrained_cfg=timm.get_pretrained_cfg(name).to_dict())
     steps = {type(step).__name__: step for step in timm.data.create_transform(**config).transforms}
-    geometry = published_geometry(f"timm:{name}")
+    geometry = published_weights(f"timm:{name}").geometry
     assert geometry.resize == steps["Resize"].size
     assert (geometry.image_size, geometry.image_size) == tuple(steps["CenterCrop"].size)
     assert geometry.mean == pytest.approx(steps["Normalize"].mean.tolist())
@@ -371,11 +359,11 @@ def test_what_a_geometry_cannot_say_becomes_the_nearest_that_it_can(monkeypatch)
     import timm
 
     about = timm.get_pretrained_cfg("resnet18")
-    assert published_geometry("timm:volo_d5_512").resize == 512  # published as enlarged by 1.15, not as cropped
+    assert published_weights("timm:volo_d5_512").geometry.resize == 512  # published as enlarged by 1.15, not as cropped
     monkeypatch.setattr(
         timm, "get_pretrained_cfg", lambda _: replace(about, interpolation="lanczos", crop_mode="squash")
     )
-    assert published_geometry("timm:resnet18").interpolation == "bicubic"
+    assert published_weights("timm:resnet18").geometry.interpolation == "bicubic"
 
 
 def test_where_weights_come_from_is_what_the_library_says():
@@ -393,7 +381,7 @@ def test_weights_of_timm_are_those_of_the_tag_or_none():
     assert published_weights("timm:gcvit_tiny").source.startswith("https://github.com/")
     assert "cc-by-nc" in published_weights("timm:convnextv2_atto").licence
     assert published_weights("timm:botnet50ts_256") is None
-    assert published_geometry("timm:botnet50ts_256") is None
+    assert published_weights("timm:botnet50ts_256") is None
     with pytest.raises(RequestError, match="timm:botnet50ts_256 has no published weights"):
         load_published(build("timm:resnet10t"), "timm:botnet50ts_256")
 
@@ -503,17 +491,3 @@ def test_old_names_in_the_files_of_densenet_become_the_new_ones(tmp_path):
     torch.save(old, tmp_path / "old.pth")
     library, network = adapters._find("torchvision:densenet121")
     assert library.read(network, tmp_path / "old.pth", 224).keys() == theirs.keys()
-
-
-def test_what_torch_has_fetched_is_taken_from_its_cache(tmp_path, monkeypatch):
-    content = b"weights"
-    weights = published_weights(SMALL)
-    stated = replace(weights, sha256=hashlib.sha256(content).hexdigest()[:8])
-    monkeypatch.setattr(adapters._Torchvision, "weights", lambda *_: stated)
-    path = tmp_path / "torch" / "hub" / "checkpoints" / weights.source.rpartition("/")[2]
-    assert published_weights(SMALL) == stated
-    path.parent.mkdir(parents=True)
-    path.write_bytes(content)
-    assert published_weights(SMALL) == replace(stated, source=str(path))
-    path.write_bytes(content[:-1])
-    assert published_weights(SMALL) == stated

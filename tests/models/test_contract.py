@@ -48,16 +48,6 @@ def built(request):
     return request.param, build(request.param)
 
 
-@pytest.fixture
-def name(built):
-    return built[0]
-
-
-@pytest.fixture
-def model(built):
-    return built[1].eval()
-
-
 @torch.no_grad()
 def test_it_turns_images_into_features_and_features_into_logits(model):
     images = random_images()

@@ -15,6 +15,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from linnaeus.core.errors import RequestError
 from linnaeus.models import create_model
+from linnaeus.models.keys import to_ours
 from linnaeus.models.layers import DropPath
 from linnaeus.models.vit import (
     Attention,
@@ -31,7 +32,7 @@ from linnaeus.models.vit import (
     vit_tiny,
 )
 
-from .reference import assert_same_logits, perturb, rename
+from .reference import assert_same_logits, perturb
 
 TINY = {"dim": 192, "depth": 2, "num_heads": 3}
 TIMM_NAMES = {
@@ -232,21 +233,6 @@ def test_gradients_in_training_equal_timm(timm, image_size, options):
         assert (parameter.grad - expected[name].grad).abs().max() < 1e-5 * scale, name
 
 
-VIT_RULES = [
-    (r"^class_token$", "cls_token"),
-    (r"^conv_proj\.", "patch_embed.proj."),
-    (r"^encoder\.pos_embedding$", "pos_embed"),
-    (r"^encoder\.layers\.encoder_layer_(\d+)\.", r"blocks.\1."),
-    (r"\.ln_([12])\.", r".norm\1."),
-    (r"\.self_attention\.in_proj_", ".attn.qkv."),
-    (r"\.self_attention\.out_proj\.", ".attn.proj."),
-    (r"\.mlp\.0\.", ".mlp.fc1."),
-    (r"\.mlp\.3\.", ".mlp.fc2."),
-    (r"^encoder\.ln\.", "norm."),
-    (r"^heads\.head\.", "head."),
-]
-
-
 @pytest.mark.parametrize(("image_size", "patch_size"), [(64, 16), (96, 32)])
 def test_vit_equals_torchvision(image_size, patch_size):
     theirs = torchvision.models.VisionTransformer(
@@ -260,7 +246,7 @@ def test_vit_equals_torchvision(image_size, patch_size):
     )
     perturb(theirs)
     ours = VisionTransformer(num_classes=5, image_size=image_size, patch_size=patch_size, dim=192, depth=4, num_heads=6)
-    ours.load_state_dict(rename(theirs.state_dict(), VIT_RULES))
+    ours.load_state_dict(to_ours(ours, theirs.state_dict()))
     assert_same_logits(ours.eval(), theirs, image_size)
 
 

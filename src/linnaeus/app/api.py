@@ -15,6 +15,7 @@ def train(
     data: str | PathLike[str],
     *,
     model: str = "auto",
+    weights: str | PathLike[str] | None = None,
     duration: str = "20ep",
     seed: int = 0,
     out: str | PathLike[str] | None = None,
@@ -24,8 +25,9 @@ def train(
     """Trains a classifier and leaves a complete run.
 
     Args:
-        data: a folder of class folders, or the name of a built-in set.
+        data: a folder, a table, Parquet files, "hf:owner/name" or the name of a built-in set, as for `linnaeus train`.
         model: a name of `linnaeus models`.
+        weights: where to start from: "default" for the published ones, a path, an address, or "hf:owner/name".
         duration: "20ep" or "5000st".
         seed: of everything random.
         out: the run's folder; by default `runs/<name>-<number>`.
@@ -38,6 +40,8 @@ def train(
     content: dict[str, dict[str, Any]] = {name: dict(section) for name, section in (settings or {}).items()}
     content.setdefault("data", {})["source"] = str(data)
     content.setdefault("model", {})["name"] = model
+    if weights is not None:
+        content["model"]["weights"] = str(weights)
     content.setdefault("train", {}).update(duration=duration, seed=seed)
     folder = None if out is None else Path(out)
     return run_training(make_config(content), out=folder, display=Display(quiet=quiet))

@@ -9,7 +9,7 @@ from rich.table import Table
 from linnaeus.app.config import DataConfig
 from linnaeus.app.prepare import columns, examine
 from linnaeus.app.progress import Display
-from linnaeus.core.errors import DataError
+from linnaeus.core.errors import DataError, RequestError
 from linnaeus.core.files import write_text
 from linnaeus.data.decode import UnreadableImage
 from linnaeus.data.findings import KINDS, Diagnosis, printable
@@ -21,9 +21,11 @@ def doctor(config: DataConfig, *, page: Path, display: Display) -> Diagnosis:
     """Examines a set of images, shows the findings and writes them with pictures into an HTML page.
 
     Raises:
-        RequestError: if there is no such set.
+        RequestError: if there is no such set, or `page` cannot be the name of a file.
         DataError: if it cannot be used at all; the page is written if there are images.
     """
+    if not page.parent.is_dir() or page.is_dir():
+        raise RequestError(f"--page {page}: expected the name of a file in a folder that exists")
     source = open_source(config.source, columns(config))
     _, diagnosis = examine(source, config, display)
     write_text(page, doctor_page(config.source, diagnosis.to_json(), lambda index: _picture(source, index)))

@@ -4,6 +4,7 @@ import csv
 import io
 import os
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
@@ -55,7 +56,9 @@ class Prepared:
         parts = [f"{n:,} {role}" + (" (carved)" if role in self.split.carved else "") for role, n in counts.items()]
         lines = [*self.source.labels.notes]
         lines += [f"{sum(counts.values()):,} images of {len(self.classes)} classes: {', '.join(parts)}"]
-        lines += [f"{printable(f.reason)} ({KINDS[f.kind].title.lower()})" for f in self.diagnosis.warnings]
+        # What is quarantined is in the lines below, with its reasons.
+        told = [finding for finding in self.diagnosis.warnings if not KINDS[finding.kind].quarantined]
+        lines += [f"{KINDS[finding.kind].title}: {printable(finding.reason)}" for finding in told]
         broken = self.audit.broken
         if broken:
             lines.append(f"{len(broken):,} unreadable, skipped: {self._examples(broken)}")
@@ -69,8 +72,12 @@ class Prepared:
         return "; ".join(shown) + (f"; and {more:,} more in data/findings.json" if more else "")
 
 
-def prepare(config: DataConfig, *, seed: int, display: Display) -> Prepared:
+def prepare(config: DataConfig, *, seed: int, display: Display, roles: Mapping[str, str] | None = None) -> Prepared:
     """Opens, audits and splits; the same for the same data, configuration and seed.
+
+    Args:
+        roles: those that a run has written down (`read_roles`), to be taken as they are: what the doctor or a list of
+            the user's would say today does not change a run that has begun.
 
     Raises:
         RequestError, DataError: as the stages do, and when no image decodes.
@@ -90,6 +97,9 @@ def prepare(config: DataConfig, *, seed: int, display: Display) -> Prepared:
             f"none of the {len(source.labels)} images can be read; the first, {source.name(index)}: {reason}"
         )
     _check_classes(source, found)
+    if roles is not None:
+        given = np.array([roles.get(image_name(source, index), "") for index in range(len(source.labels))], "U5")
+        return Prepared(source, found, diagnosis, {}, Split(given, {}, ()))
     quarantine = _quarantine(config, diagnosis, display)
     split = assign_roles(
         source.labels,
@@ -145,7 +155,7 @@ def _check_classes(source: Source, found: Audit) -> None:
 
 
 def write_records(folder: Path, prepared: Prepared) -> None:
-    """Writes `index.csv`, a row an image, and `findings.json`, what was found, into the run's `data/`."""
+    """Writes a run's `data/`: `index.csv`, a row an image; `findings.json`; `quarantine.csv`, what was left out."""
     folder.mkdir()
     table = io.StringIO()
     writer = csv.writer(table, lineterminator="\n", quoting=csv.QUOTE_ALL)  # else a name with a "\r" is torn

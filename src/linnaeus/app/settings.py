@@ -1,6 +1,7 @@
 """Settings as people write them, in files and as `--set`, gathered into the nested dict that `make_config` checks."""
 
 import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,26 @@ import yaml
 from linnaeus.core.errors import RequestError
 
 _FLOAT = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$")
+
+
+def gather(file: Path | None, options: Mapping[str, Any], assignments: Sequence[str]) -> dict[str, Any]:
+    """All that a command was told: a file, then the options that are not None, then what `--set` says.
+
+    Args:
+        file: of settings.
+        options: "section.key" -> value.
+        assignments: as "section.key=value".
+
+    Raises:
+        RequestError: if one of them cannot be read.
+    """
+    content = {} if file is None else read_config_file(file)
+    for path, value in options.items():
+        if value is not None:
+            merge(content, path, value)
+    for text in assignments:
+        merge(content, *parse_assignment(text))
+    return content
 
 
 def read_config_file(path: Path) -> dict[str, Any]:

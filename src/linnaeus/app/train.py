@@ -13,7 +13,7 @@ from torch import Tensor
 from linnaeus.app.build import Images, make_rule, make_state
 from linnaeus.app.config import Config
 from linnaeus.app.deliver import deliver
-from linnaeus.app.prepare import Prepared, prepare, write_records
+from linnaeus.app.prepare import Prepared, prepare, read_roles, write_records
 from linnaeus.app.progress import Display
 from linnaeus.app.resolve import resolve, starting_weights
 from linnaeus.app.run import Run, check_free, command_line, create_run, from_anywhere
@@ -52,7 +52,8 @@ def train(config: Config, *, out: Path | None = None, display: Display) -> Run:
     images = Images(config, prepared, display)
     config, measured = _tune(config, prepared, images, device, display)
     run = create_run(out, config.data.source)
-    run.write_config(config.replace(data={"source": from_anywhere(config.data.source)}))
+    places = {name: from_anywhere(place) for name in ("source", "quarantine") if (place := getattr(config.data, name))}
+    run.write_config(config.replace(data=places))
     run.write_manifest(
         {
             "device": describe(device),
@@ -80,7 +81,8 @@ def resume(folder: Path, *, display: Display) -> Run:
     if run.finished:
         raise RequestError(f"{folder} is finished: nothing to resume. Its model is in {run.model}")
     device = pick(config.train.device)
-    prepared = prepare(config.data, seed=config.train.seed, display=display)
+    roles = read_roles(run.data)
+    prepared = prepare(config.data, seed=config.train.seed, display=display, roles=roles)
     if prepared.fingerprint() != run.read_manifest()["data_fingerprint"]:
         raise DataError(
             f"the images of {config.data.source} have changed since this run began (see {run.data / 'index.csv'}): "

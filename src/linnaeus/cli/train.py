@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -15,23 +15,24 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON object as the
 PathColumn = Annotated[str | None, typer.Option(help="Of a table: the column of paths; by default found by its name.")]
 LabelColumn = Annotated[str | None, typer.Option(help="Of a table: the column of classes.")]
 SplitColumn = Annotated[str | None, typer.Option(help="Of a table: the column that says train, val or test.")]
+Weights = Annotated[
+    str | None, typer.Option(metavar="SOURCE", help="Start from: default (published), a path, a URL, hf:OWNER/NAME.")
+]
+Settings = Annotated[
+    list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Any other setting; may be repeated.")
+]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")]
 
 
 def train(
     data: Annotated[str, typer.Argument(help="A folder of class folders, a table, Parquet, hf:..., or a name.")],
     model: Annotated[str | None, typer.Option(help="A name of `linnaeus models`; by default one that suits.")] = None,
-    weights: Annotated[
-        str | None,
-        typer.Option(metavar="SOURCE", help="Start from: default (published), a path, a URL, hf:OWNER/NAME."),
-    ] = None,
+    weights: Weights = None,
     duration: Annotated[str | None, typer.Option(help="Length of the run: 30ep or 5000st.  [default: 20ep]")] = None,
     epochs: Annotated[int | None, typer.Option(min=1, help="Short for --duration Nep.")] = None,
     batch_size: Annotated[int | None, typer.Option(min=1, help="Images a step.  [default: 64]")] = None,
     lr: Annotated[float | None, typer.Option(help="Learning rate at its top; by default the family's.")] = None,
-    image_size: Annotated[
-        int | None, typer.Option(min=1, help="Pixels; by default the images' or the model's.")
-    ] = None,
+    image_size: Annotated[int | None, typer.Option(min=1, help="Pixels; by default the images' or model's.")] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Of everything random.  [default: 0]")] = None,
     out: Annotated[Path | None, typer.Option(help="The run's folder; by default runs/NAME-NUMBER.")] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.  [default: auto]")] = None,
@@ -40,9 +41,7 @@ def train(
     label_column: LabelColumn = None,
     split_column: SplitColumn = None,
     config: Annotated[Path | None, typer.Option(help="A YAML file of settings, such as a run's config.json.")] = None,
-    settings: Annotated[
-        list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Any other setting; may be repeated.")
-    ] = None,
+    settings: Settings = None,
     as_json: Json = False,
 ) -> None:
     """Train a classifier: check the images, split, train, evaluate on held-out images, write the run.
@@ -63,12 +62,11 @@ def train(
     """
     from linnaeus.app.config import make_config
     from linnaeus.app.progress import Display
-    from linnaeus.app.settings import merge, parse_assignment, read_config_file
+    from linnaeus.app.settings import gather
     from linnaeus.app.train import train as run_training
 
     if duration is not None and epochs is not None:
         raise RequestError("--duration and --epochs say the same: give one of them")
-    content: dict[str, Any] = {} if config is None else read_config_file(config)
     flags = {
         "data.source": data,
         "data.path_column": path_column,
@@ -84,11 +82,7 @@ def train(
         "train.device": device,
         "train.precision": precision,
     }
-    for path, value in flags.items():
-        if value is not None:
-            merge(content, path, value)
-    for text in settings or []:
-        merge(content, *parse_assignment(text))
+    content = gather(config, flags, settings or [])
     run = run_training(make_config(content), out=out, display=Display(results=not as_json))
     _finish(run, as_json)
 

@@ -62,9 +62,6 @@ KINDS: dict[str, Kind] = {
         "warning",
         "Look at them: they differ in small detail, or a label is wrong.",
     ),
-    "suspect_label": Kind(
-        "Labels that look wrong", "warning", "Look at the first of them: the surest come first. Nothing is changed."
-    ),
     "unreadable": Kind(
         "Files that cannot be decoded", "warning", "They are left out. Save or copy them again.", quarantined=True
     ),

@@ -10,7 +10,6 @@ convolution is drawn anew, by PyTorch's default.
 import logging
 import math
 import re
-from dataclasses import replace
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from functools import partial
@@ -24,7 +23,7 @@ from torch import Tensor, nn
 from linnaeus.core.errors import EnvironmentFault, RequestError
 from linnaeus.core.preprocess import Geometry, Interpolation
 from linnaeus.models.adapted import Adapted
-from linnaeus.models.download import Progress, is_whole
+from linnaeus.models.download import Progress
 from linnaeus.models.pretrained import Account, adapt_channels, read_state
 from linnaeus.models.weights import Weights, fetch_weights
 
@@ -89,23 +88,11 @@ def list_adapted(pattern: str) -> list[str]:
 def published_weights(name: str) -> Weights | None:
     """The weights that the library publishes for a network, torchvision's default ones; None if there are none.
 
-    What torch.hub has fetched before, in TORCH_HOME, is taken from there.
-
     Raises:
         RequestError: for an unknown name, or a library that is not installed.
     """
     library, network = _find(name)
-    weights = library.weights(network)
-    if weights and weights.sha256:
-        cached = Path(torch.hub.get_dir()) / "checkpoints" / weights.source.rpartition("/")[2]
-        return replace(weights, source=str(cached)) if is_whole(cached, weights.sha256) else weights
-    return weights
-
-
-def published_geometry(name: str) -> Geometry | None:
-    """How images are prepared for the `published_weights`; None if there are none."""
-    weights = published_weights(name)
-    return weights.geometry if weights else None
+    return library.weights(network)
 
 
 def load_published(model: Adapted, name: str, *, progress: Progress | None = None) -> Account:
@@ -155,7 +142,7 @@ class _Timm:
         # Lanczos' filter and the like become the nearest one that we have.
         interpolation: Interpolation = "bilinear" if about.interpolation == "bilinear" else "bicubic"
         geometry = Geometry(size, resize, tuple(about.mean), tuple(about.std), interpolation)
-        return Weights(source, "timm", licence=about.license or "not stated", geometry=geometry)
+        return Weights(source, "timm", licence=about.license or "", geometry=geometry)
 
     def build(self, name: str, num_classes: int, in_channels: int, image_size: int, **options: Any) -> nn.Module:
         options |= {"num_classes": num_classes, "in_chans": in_channels, **self._sizes(name, image_size)}
