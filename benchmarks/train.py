@@ -31,8 +31,9 @@ from torch.utils.data import ConcatDataset, DataLoader
 from torchvision.datasets import ImageFolder
 from torchvision.transforms import v2
 
-from linnaeus.app.build import Images, make_rule, make_state
+from linnaeus.app.build import make_rule, make_state
 from linnaeus.app.config import Config, make_config
+from linnaeus.app.images import Images
 from linnaeus.app.prepare import Prepared, prepare
 from linnaeus.app.progress import Display
 from linnaeus.app.resolve import resolve

@@ -5,8 +5,8 @@ from typing import Any
 
 import torch
 
-from linnaeus.app.build import Images
 from linnaeus.app.config import Config
+from linnaeus.app.images import Images
 from linnaeus.app.prepare import Prepared
 from linnaeus.app.progress import Display
 from linnaeus.app.run import Run

@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from linnaeus.app.build import evaluation_loader
 from linnaeus.app.config import Config, make_config
 from linnaeus.app.deliver import evaluate_bundle
+from linnaeus.app.images import evaluation_loader
 from linnaeus.app.prepare import columns as columns_of
 from linnaeus.app.prepare import image_name, read_roles
 from linnaeus.app.progress import Display

@@ -1,7 +1,6 @@
 """From DATA to a deliverable, and from a stopped run to the same deliverable."""
 
 import signal
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -10,14 +9,15 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from linnaeus.app.build import Images, make_rule, make_state
+from linnaeus.app.build import make_rule, make_state
 from linnaeus.app.config import Config
 from linnaeus.app.deliver import deliver
+from linnaeus.app.images import Images
+from linnaeus.app.narrator import Narrator
 from linnaeus.app.prepare import Prepared, prepare, read_roles, write_records
 from linnaeus.app.progress import Display
 from linnaeus.app.resolve import resolve, starting_weights
 from linnaeus.app.run import Run, check_free, command_line, create_run, from_anywhere
-from linnaeus.core.batch import Loader
 from linnaeus.core.device import autocast, describe, pick
 from linnaeus.core.errors import DataError, Interrupted, RequestError
 from linnaeus.core.record import Recorder
@@ -107,7 +107,7 @@ def _go(run: Run, config: Config, prepared: Prepared, images: Images, device: to
     recorder = Recorder(run.folder, step=state.step)
     try:
         with _stop_signals() as asked, display.training(rule.total_steps, state.step) as show:
-            narrator = _Narrator(state, loader, recorder, display, show)
+            narrator = Narrator(state, loader, recorder, display, show)
             judge = _Judge(images, config, len(prepared.classes), device, narrator)
             outlet = Outlet(
                 run.checkpoints,
@@ -197,7 +197,7 @@ class _Judge:
     config: Config
     num_classes: int
     device: torch.device
-    narrator: "_Narrator"
+    narrator: "Narrator"
 
     def __post_init__(self) -> None:
         self._loader = self.images.evaluation("val")
@@ -214,47 +214,6 @@ class _Judge:
         counts = evaluate(logits_of, self._loader, num_classes=self.num_classes, device=self.device)
         top1 = accuracy(counts).value
         return {"val/top1": top1, "val/loss": mean_nll(counts), "train/images_per_second": speed}
-
-
-class _Narrator:
-    """Turns the loop's numbers into a bar, a line an epoch, and the record."""
-
-    def __init__(
-        self,
-        state: State,
-        loader: Loader,
-        recorder: Recorder,
-        display: Display,
-        bar: Callable[[int, str, str], None],
-    ) -> None:
-        self._loader, self._recorder, self._display, self._bar = loader, recorder, display, bar
-        self._best = -1.0 if state.best is None else state.best[0]
-        self._restart(state.step)
-
-    def _restart(self, step: int) -> None:
-        self._began, self._first_step = time.monotonic(), step
-
-    def show(self, step: int, scores: Scores) -> None:
-        """The loop's look at the numbers."""
-        numbers = f"{self.speed(step):,.0f} images/s  loss {scores['train/loss']:.3f}  acc {scores['train/top1']:.1%}"
-        self._bar(step, f"epoch {step // self._loader.num_batches + 1}", numbers)
-
-    def speed(self, step: int) -> float:
-        """Training images a second since this epoch, or the resumed part of it, began."""
-        images = (step - self._first_step) * self._loader.num_images / self._loader.num_batches
-        return images / (time.monotonic() - self._began)
-
-    def record(self, step: int, scores: Scores) -> None:
-        """The loop's line at the end of an epoch."""
-        self._recorder.record(step, scores)
-        best = "  best so far" if scores["val/top1"] > self._best else ""
-        self._best = max(self._best, scores["val/top1"])
-        self._display.say(
-            f"epoch {-(-step // self._loader.num_batches):>3}  train loss {scores['train/loss']:.3f} "
-            f"acc {scores['train/top1']:.1%}  val acc {scores['val/top1']:.1%}  "
-            f"{scores['train/images_per_second']:,.0f} images/s{best}"
-        )
-        self._restart(step)
 
 
 @contextmanager
