@@ -1,9 +1,12 @@
 """Our networks beside torchvision's and timm's: one process, the same images and memory format, in rounds, by median.
 
 For each network: a forward pass (evaluation) and a training step (forward, backward, SGD), in float32 and in bfloat16
-autocast where the processor computes it, at batch 1 and 16. In each round every side is timed once, in an order that
-turns; a ratio is the median over the rounds of (time of the faster peer / our time), the faster peer being the one with
-the smaller median. 1.00x is as fast as the faster peer. The last line of stdout is one JSON object.
+autocast where the processor computes it, at batch 1 and 16. In each round every side is built anew and timed once, in
+an order that turns; a ratio is the median over the rounds of (time of the faster peer / our time), the faster peer
+being the one with the smaller median. 1.00x is as fast as the faster peer. The last line of stdout is one JSON object.
+
+Built anew, because where in memory the weights come to lie moves ResNet-50 by up to 20% from one build to the next:
+with networks built once, two copies of the same one differ by more than what is looked for.
 
     make bench BENCH=models ARGS="--networks resnet18 vit_small --rounds 7"
 """
@@ -111,14 +114,15 @@ def measure(case: Case, *, rounds: int, seconds: float) -> dict[str, float]:
     images = torch.randn(case.batch_size, 3, size, size).contiguous(memory_format=torch.channels_last)
     builds: dict[str, Build] = {"linnaeus": partial(create_model, case.network, num_classes=classes)}
     builds |= PEERS[case.network]
-    sides = {name: prepare(build(), images, case) for name, build in builds.items()}
-    repeats = {name: max(1, round(seconds / timed(run, 2))) for name, run in sides.items()}  # after a warm-up of two
-    times: dict[str, list[float]] = {name: [] for name in sides}
-    names = list(sides)
+    times: dict[str, list[float]] = {name: [] for name in builds}
+    names = list(builds)
     for number in range(rounds):
         turn = number % len(names)
-        for name in names[turn:] + names[:turn]:
-            times[name].append(timed(sides[name], repeats[name]))
+        order = names[turn:] + names[:turn]
+        sides = {name: prepare(builds[name](), images, case) for name in order}
+        for name in order:
+            once = timed(sides[name], 2)  # the warm-up
+            times[name].append(timed(sides[name], max(1, round(seconds / once))))
     middle = {name: median(values) for name, values in times.items()}
     peer = min(PEERS[case.network], key=lambda name: middle[name])
     ratio = median(p / o for p, o in zip(times[peer], times["linnaeus"], strict=True))
@@ -143,7 +147,7 @@ def cases(networks: list[str]) -> Iterator[Case]:
 def main() -> None:
     """Times every case and prints a table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--seconds", type=float, default=0.5, help="length of one turn of one side")
     parser.add_argument("--networks", nargs="+", default=list(PEERS), choices=list(PEERS))
     arguments = parser.parse_args()

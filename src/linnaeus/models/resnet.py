@@ -61,8 +61,9 @@ class BasicBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         branch = self.relu1(self.bn1(self.conv1(x)))
-        branch = self.bn2(self.conv2(branch))
-        output: Tensor = self.relu2(self.downsample(x) + self.drop_path(branch))
+        branch = self.drop_path(self.bn2(self.conv2(branch)))
+        branch += self.downsample(x)  # in place, as the ReLUs: on a CPU new memory costs more than the sum
+        output: Tensor = self.relu2(branch)
         return output
 
     @property
@@ -105,8 +106,9 @@ class Bottleneck(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         branch = self.relu1(self.bn1(self.conv1(x)))
         branch = self.relu2(self.bn2(self.conv2(branch)))
-        branch = self.bn3(self.conv3(branch))
-        output: Tensor = self.relu3(self.downsample(x) + self.drop_path(branch))
+        branch = self.drop_path(self.bn3(self.conv3(branch)))
+        branch += self.downsample(x)
+        output: Tensor = self.relu3(branch)
         return output
 
     @property
