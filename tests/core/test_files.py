@@ -1,6 +1,7 @@
 """Files are whole or absent, and a changed bit is noticed."""
 
 import json
+import os
 
 import pytest
 import torch
@@ -29,6 +30,13 @@ def test_a_failure_while_writing_leaves_the_old_file_and_nothing_else(tmp_path):
         fail_half_way()
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_pipe_or_a_device_is_not_replaced_by_a_file(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(RequestError, match="is a folder or a device: expected the name of a file"):
+        write_text(tmp_path / "pipe", "text")
+    assert (tmp_path / "pipe").is_fifo()
 
 
 def test_tensors_and_description_come_back_equal(tmp_path):

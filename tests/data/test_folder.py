@@ -116,6 +116,8 @@ def test_what_cannot_be_used_is_refused_with_the_reason(tmp_path):
     with pytest.raises(DataError, match="has no images"):
         open_source(str(tmp_path))
     fill(tmp_path / "cat", 2, 0)
+    with pytest.raises(DataError, match="has 2 images, but none in a folder of its class"):
+        open_source(str(tmp_path / "cat"))
     with pytest.raises(DataError, match="only one class"):
         open_source(str(tmp_path))
     (tmp_path / "dog").mkdir()

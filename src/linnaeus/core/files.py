@@ -22,7 +22,12 @@ def atomic(path: Path) -> Iterator[Path]:
     """Yields a temporary path in the same folder; when the block succeeds, that file becomes `path`, whole and on disk.
 
     A reader sees the old file or the new one and never a part of either, also after a crash or a loss of power.
+
+    Raises:
+        RequestError: if `path` is something else than a file, such as /dev/null, which would be replaced like one.
     """
+    if path.exists() and not path.is_file():
+        raise RequestError(f"{path} is a folder or a device: expected the name of a file")
     handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     os.close(handle)
     temporary = Path(name)

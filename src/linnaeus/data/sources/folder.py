@@ -63,9 +63,9 @@ def _source(root: Path, found: dict[str, _Class], ignored: list[str]) -> FileSou
 
 def _check(root: Path, found: dict[str, _Class]) -> None:
     if not any(len(own.files) for own in found.values()):
-        raise DataError(
-            f"{root} has no images. Expected one folder a class, as in {root}/cat/1.jpg and {root}/dog/2.jpg"
-        )
+        loose = sum(path.suffix.lower() in EXTENSIONS for path in root.iterdir())
+        has = f"{loose:,} images, but none in a folder of its class" if loose else "no images"
+        raise DataError(f"{root} has {has}. Expected one folder a class, as in {root}/cat/1.jpg and {root}/dog/2.jpg")
     empty = [name for name, own in found.items() if not len(own.files)]
     if empty:
         raise DataError(f"class '{empty[0]}' has no images: add some to {root}, or remove its folder")
