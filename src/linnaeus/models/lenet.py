@@ -30,19 +30,15 @@ def activation(*, modern: bool) -> nn.Module:
     return nn.ReLU() if modern else nn.Tanh()
 
 
-class ConvStage(nn.Module):
+def conv_stage(in_channels: int, channels: int, *, padding: int = 0, modern: bool) -> nn.Sequential:
     """A 5x5 convolution and subsampling by 2: C1 with S2, C3 with S4."""
-
-    def __init__(self, in_channels: int, channels: int, *, padding: int = 0, modern: bool) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(in_channels, channels, kernel_size=5, padding=padding, bias=not modern)
-        self.norm = nn.BatchNorm2d(channels) if modern else nn.Identity()
-        self.act = activation(modern=modern)
-        self.pool = nn.MaxPool2d(2) if modern else nn.AvgPool2d(2)
-
-    def forward(self, x: Tensor) -> Tensor:
-        pooled: Tensor = self.pool(self.act(self.norm(self.conv(x))))
-        return pooled
+    stage = nn.Sequential()
+    stage.conv = nn.Conv2d(in_channels, channels, kernel_size=5, padding=padding, bias=not modern)
+    if modern:
+        stage.norm = nn.BatchNorm2d(channels)
+    stage.act = activation(modern=modern)
+    stage.pool = nn.MaxPool2d(2) if modern else nn.AvgPool2d(2)
+    return stage
 
 
 class LeNet5(Classifier):
@@ -62,8 +58,8 @@ class LeNet5(Classifier):
         self.num_classes, self.in_channels, self.image_size = num_classes, in_channels, image_size
         self.modern = modern
 
-        self.c1 = ConvStage(in_channels, 6, padding=(32 - image_size) // 2, modern=modern)
-        self.c3 = ConvStage(6, 16, modern=modern)
+        self.c1 = conv_stage(in_channels, 6, padding=(32 - image_size) // 2, modern=modern)
+        self.c3 = conv_stage(6, 16, modern=modern)
         self.c5 = nn.Linear(16 * 5 * 5, 120)  # in the paper a 5x5 convolution, of maps that are 5x5: the same
         self.act5 = activation(modern=modern)
         self.f6 = nn.Linear(120, 84)
