@@ -55,7 +55,8 @@ Rows = dict[str, dict[str, float]]
 def ours(config: Config, prepared: Prepared, images: Images) -> Side:
     """Our engine with the whole set in memory."""
     loader = images.training()
-    rule = replace(make_rule(config, images.preprocess, loader), total_steps=10**9)
+    rule = make_rule(config, images.preprocess, loader, num_classes=len(prepared.classes), task=prepared.task)
+    rule = replace(rule, total_steps=10**9)
     state = make_state(config, len(prepared.classes), DEVICE)
     state.model.train()
     batches = forever(loader.epoch)
@@ -151,7 +152,8 @@ def tuned(config: Config, prepared: Prepared, images: Images) -> Config:
     loader = images.training()
     batch = next(iter(loader.epoch(0)))
     model = make_state(config, len(prepared.classes), DEVICE).model
-    best = choose(model, batch, make_rule(config, images.preprocess, loader), candidates(DEVICE, None, None)).way
+    rule = make_rule(config, images.preprocess, loader, num_classes=len(prepared.classes), task=prepared.task)
+    best = choose(model, batch, rule, candidates(DEVICE, None, None)).way
     return config.replace(train={"precision": best.precision, "channels_last": best.channels_last})
 
 

@@ -2,6 +2,7 @@
 
 import functools
 import os
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,6 +11,8 @@ import pytest
 # Before torch is imported, by us or by a process that a test starts: on one thread results do not depend on the number
 # of cores, and the workers of pytest-xdist do not fight for them.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# What is kept between runs, images above all, is kept apart from the user's.
+os.environ.setdefault("LINNAEUS_CACHE", tempfile.mkdtemp(prefix="linnaeus-tests-"))
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

@@ -112,10 +112,10 @@ def test_a_run_that_began_goes_on_whatever_becomes_of_the_list(photos, tmp_path,
 
 
 def _stop_after_the_first_epoch(config, out, monkeypatch):
-    from linnaeus.engine import train as loop
+    from linnaeus.engine.train import Keeper
 
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "_stop_if_asked", _stop)
+        patch.setattr(Keeper, "stop_if_asked", _stop)
         with pytest.raises(Interrupted):
             train(config, out=out, display=QUIET)
     assert not Run(out).finished

@@ -27,8 +27,6 @@ def pictures(tmp_path_factory):
         f"{number}.png,{'dark' if number % 2 else 'bright'},{'test' if number < 8 else 'train'}" for number in range(24)
     ]
     (folder / "table.csv").write_text("\n".join(["picture,kind,part", *rows]) + "\n")
-    rows = [f"{number}.png,{number % 2},1" for number in range(24)]
-    (folder / "several.csv").write_text("\n".join(["path,dark,small", *rows]) + "\n")
     return folder
 
 
@@ -57,12 +55,6 @@ def test_a_table_trains_and_its_columns_are_kept_for_evaluation(pictures, tmp_pa
     assert own.classes == ("bright", "dark")
     assert own.scores.top1.n == given.scores.top1.n == 8
     assert np.array_equal(own.confusion, given.confusion)
-
-
-def test_several_classes_an_image_are_detected_and_refused_before_any_work(pictures, tmp_path):
-    with pytest.raises(RequestError, match=r"several classes each .* not available yet"):
-        train(settings(pictures / "several.csv"), out=tmp_path / "run", display=QUIET)
-    assert not (tmp_path / "run").exists()
 
 
 def test_a_taken_folder_is_refused_before_the_images_are_looked_at(tmp_path):

@@ -17,14 +17,35 @@ FROZEN: dict[str, set[str]] = {
     "linnaeus train": {
         "DATA",
         *("--model", "--duration", "--epochs", "--batch-size", "--lr", "--image-size", "--seed", "--out"),
-        *("--weights", "--device", "--precision", "--set", "--config", "--json"),
+        *(
+            "--weights",
+            "--device",
+            "--precision",
+            "--recipe",
+            "--teacher",
+            "--set",
+            "--config",
+            "--json",
+            "--microscope",
+            "--dry-run",
+            "--no-autotune",
+        ),
         *COLUMNS,
     },
     "linnaeus doctor": {"DATA", "--page", *COLUMNS, "--json"},
-    "linnaeus resume": {"RUN", "--json"},
+    "linnaeus resume": {"RUN", "--verify", "--json"},
     "linnaeus evaluate": {"RUN", "DATA", "--split", *COLUMNS, "--device", "--json"},
     "linnaeus predict": {"RUN", "IMAGES", "--format", "--top", "--embeddings", "--device"},
     "linnaeus models": {"PATTERN"},
+    "linnaeus recipes": set(),
+    "linnaeus recipes show": {"NAME"},
+    "linnaeus data": set(),
+    "linnaeus data pack": {
+        *("DATA", "OUT", "--format", "--shard-size", "--max-side", "--quality", "--json"),
+        *COLUMNS,
+    },
+    "linnaeus data split": {"DATA", "OUT", "--val-share", "--test-share", "--seed", *COLUMNS, "--json"},
+    "linnaeus data show": {"DATA", "OUT", "--images", *COLUMNS, "--set"},
 }
 
 

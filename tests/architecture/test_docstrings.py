@@ -7,7 +7,7 @@ import pytest
 
 from .source import ROOT, Function, expect_none, read_package
 
-PUBLIC = ("core", "models", "data", "optim", "metrics", "engine", "deploy")
+PUBLIC = ("core", "models", "data", "optim", "metrics", "engine", "explain", "deploy")
 
 
 def check_docstrings(root: Path) -> list[str]:

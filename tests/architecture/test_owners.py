@@ -19,9 +19,16 @@ OWNERS: dict[str, tuple[str, ...]] = {
     "huggingface_hub": ("models/download.py",),
     "torchvision": ("data/", "models/adapters.py"),
     "timm": ("models/adapters.py",),
-    "pyarrow": ("data/sources/",),
+    "pyarrow": ("data/sources/", "data/pack.py"),
     "datasets": ("data/sources/hub.py",),
-    "PIL": ("data/decode.py", "report/", "app/demo.py"),  # the one decoder, pictures in reports, the demo's images
+    "fsspec": ("data/sources/remote.py",),
+    "aiohttp": ("data/sources/remote.py",),  # only for its errors, as the next
+    "botocore": ("data/sources/remote.py",),
+    "cleanlab": ("data/suspects.py",),
+    "simplejpeg": ("data/fast.py",),
+    "cv2": ("data/fast.py",),
+    # The one decoder, its fast path and what undoes it, pictures in reports, the demo's images.
+    "PIL": ("data/decode.py", "data/fast.py", "data/encode.py", "report/", "app/demo.py"),
     "pydantic": ("app/",),
     "yaml": ("app/",),
     "rich": ("app/", "cli/", "report/"),
@@ -29,7 +36,10 @@ OWNERS: dict[str, tuple[str, ...]] = {
     "click": ("cli/",),
 }
 # Slow to import, and most runs of most functions do not need them: imported inside the function that does.
-LATE = ("torch.utils.tensorboard", "tensorboard", "huggingface_hub", "timm", "pyarrow", "datasets")
+LATE = (
+    *("torch.utils.tensorboard", "tensorboard", "huggingface_hub", "timm", "pyarrow", "datasets", "cleanlab"),
+    *("fsspec", "cv2", "simplejpeg"),
+)
 
 
 def check_owners(root: Path) -> list[str]:

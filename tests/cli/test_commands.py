@@ -191,9 +191,13 @@ def test_help_answers_at_once():
     assert min(times) < 0.4
 
 
-@pytest.mark.parametrize("command", ["doctor", "train", "resume", "evaluate", "predict", "models", "demo"])
+COMMANDS = ["doctor", "train", "resume", "evaluate", "predict", "models", "demo"]
+COMMANDS += ["data pack", "data split", "data show"]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
 def test_help_of_every_command_has_an_example(command):
-    text = run(command, "--help").stdout
+    text = run(*command.split(), "--help").stdout
     assert f"linnaeus {command}" in text.split("Example", 1)[1]
 
 

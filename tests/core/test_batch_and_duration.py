@@ -43,5 +43,27 @@ def test_what_is_not_a_duration_is_refused(text):
 
 def test_a_time_is_not_steps():
     assert Duration.parse("2h") == Duration(7200, "s")
+    assert [str(Duration.parse(text)) for text in ("2h", "90min", "45s", "3ep")] == ["2h", "1.5h", "45s", "3ep"]
     with pytest.raises(RequestError, match="cannot be counted in steps"):
         Duration.parse("2h").steps(steps_per_epoch=10)
+
+
+@pytest.mark.parametrize(
+    ("part", "run", "share"),
+    [
+        ("30s", "10min", 0.05),
+        ("2min", "10min", 0.2),
+        ("15%", "10min", 0.15),
+        ("2ep", "8ep", 0.25),
+        ("5st", "2ep", 0.25),
+        ("1.01%", "100st", 0.02),  # of whole steps
+    ],
+)
+def test_a_part_of_a_run_is_a_share_of_it(part, run, share):
+    assert Duration.parse(part).share(Duration.parse(run), steps_per_epoch=10) == share
+
+
+@pytest.mark.parametrize(("part", "run"), [("500st", "10min"), ("2ep", "2h"), ("30s", "5ep"), ("1min", "100st")])
+def test_steps_are_no_share_of_a_time_nor_a_time_of_steps(part, run):
+    with pytest.raises(RequestError, match=f"^{part} is .*, and the run is {run}: give "):
+        Duration.parse(part).share(Duration.parse(run), steps_per_epoch=10)

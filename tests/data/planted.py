@@ -2,6 +2,17 @@
 
 The photos come from the caller, or are drawn: `draw_photo` makes textures with the spectrum of photos, each unlike the
 others.
+
+| what is at fault | kinds | which |
+|---|---|---|
+| a file that does not decode | 12 | cut off (3 formats), empty, no image (5), pixels beyond 8 bits (2), a bomb |
+| a name or a form | 9 | another extension than its format (5), several pictures (4) |
+| a size | 4 | tiny, huge, a wide and a high strip |
+| a kind of pixels | 11 | CMYK, palette, transparency (3), one bit, LAB, YCbCr, 16 bits (2), grey among colour |
+| metadata | 4 | turned or mirrored by EXIF (3), damaged |
+| a picture of nothing | 4 | black, white, red, a lens cap |
+| a copy | 15 | exact (4), near (8), near across splits (2), near under two labels (1) |
+| a class | 4 | tiny, unbalanced, empty, missing from a split |
 """
 
 import io

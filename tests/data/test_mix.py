@@ -148,12 +148,14 @@ def test_a_box_keeps_the_images_shape_and_its_share_of_the_area_unless_clipped()
 
 def test_several_classes_an_image_mix_as_probabilities_do():
     images, _, valid = batch(2)
-    targets = torch.tensor([[1.0, 1.0, 0.0], [0.0, 1.0, 1.0]])
-    mixing = Mixing(seed=0, num_classes=3, mixup=1.0)
-    _, soft = mix(images, targets, valid, 0, mixing=mixing)
-    share = float(soft[0, 0])
-    assert 0 < share < 1
-    torch.testing.assert_close(soft, torch.tensor([[share, 1.0, 1 - share], [1 - share, 1.0, share]]))
+    targets = torch.tensor([[1, 1, 0], [0, 1, 1]], dtype=torch.uint8)  # as a loader brings them
+    for way in ("mixup", "cutmix"):
+        _, soft = mix(images, targets, valid, 0, mixing=Mixing(seed=0, num_classes=3, **{way: 1.0}))
+        share = float(soft[0, 0])
+        assert 0 < share < 1
+        torch.testing.assert_close(soft, torch.tensor([[share, 1.0, 1 - share], [1 - share, 1.0, share]]))
+    _, unmixed = mix(images, targets, valid, 0, mixing=Mixing(seed=0, num_classes=3, mixup=1.0, probability=1e-9))
+    torch.testing.assert_close(unmixed, targets.float())
 
 
 def test_the_loss_of_mixed_targets_is_the_mixed_loss():

@@ -12,7 +12,8 @@ import torch
 
 from linnaeus.core.errors import DataError, RequestError
 from linnaeus.data.doctor import audit
-from linnaeus.data.loader import FileLoader, Order
+from linnaeus.data.loader import FileLoader, decoded
+from linnaeus.data.order import Order
 from linnaeus.data.sources import Columns, open_source, parquet, shards
 from linnaeus.data.sources.parquet import split_of
 
@@ -73,7 +74,8 @@ def test_workers_bring_the_images_after_the_main_process_has_read_some(tmp_path)
     assert contents(source) == IMAGES
     targets = torch.from_numpy(source.labels.targets)
     order = Order(10, 4, None)
-    loader = FileLoader(source, np.arange(10), targets, order=order, prepare=as_tensor, shape=(3, 8, 8), workers=2)
+    images = decoded(source)
+    loader = FileLoader(images, np.arange(10), targets, order=order, prepare=as_tensor, shape=(3, 8, 8), workers=2)
     batches = list(loader.epoch(0))
     images = torch.cat([batch.images[batch.valid] for batch in batches])
     assert torch.equal(images, torch.stack([as_tensor(source.decode(image), None) for image in IMAGES]))

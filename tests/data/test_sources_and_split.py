@@ -33,6 +33,15 @@ def test_without_splits_all_three_are_carved_by_class(tmp_path):
     assert not np.array_equal(split.roles, split_of(tmp_path, seed=1)[1].roles)
 
 
+def test_the_roles_that_a_seed_gives_do_not_change_from_version_to_version(tmp_path):
+    for seed, name in enumerate(["ape", "bee", "cat"]):
+        fill(tmp_path / name, 12, seed)
+    shutil.copy(tmp_path / "bee" / "3.png", tmp_path / "bee" / "copy.png")
+    _, split = split_of(tmp_path)
+    letters = {"train": ".", "val": "v", "test": "t"}
+    assert "".join(letters[role] for role in split.roles.tolist()) == "v......v..ttvv...t.t....t.vt......vt."
+
+
 def test_a_given_val_is_the_test_where_there_is_none(tmp_path):
     for seed, name in enumerate(["train/cat", "train/dog", "validation/cat", "validation/dog"]):
         fill(tmp_path / name, 10, seed)

@@ -1,6 +1,9 @@
 """A run killed with SIGKILL in the middle of an epoch and resumed ends in the weights of a run never stopped."""
 
+import hashlib
+import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -10,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from linnaeus.core.files import load_tensors
+from linnaeus.core.files import load_tensors, save_tensors
 
 SETTINGS = [
     "--seed",
@@ -75,6 +78,7 @@ def photos(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow  # whole runs; test_kill.py has a small one
 @pytest.mark.parametrize(
     "kind",
     [
@@ -99,19 +103,92 @@ def test_a_killed_and_resumed_run_is_bit_identical(photos, tmp_path, kind):
     assert all(np.array_equal(expected[name], found[name]) for name in expected)
 
 
-def test_sigterm_saves_and_prints_how_to_go_on(photos, tmp_path):
-    out = tmp_path / "run"
-    words = ["train", photos, "--epochs", 400, "--model", "lenet5_modern", "--image-size", 32, "--out", out, *SETTINGS]
-    process = subprocess.Popen(command(*words), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+LONG = ["--epochs", 4000, "--model", "lenet5_modern", "--image-size", 32, "--precision", "fp32", *SETTINGS]
+
+
+def begin(photos, out, *words) -> subprocess.Popen[str]:
+    """A long run that has saved a state."""
+    line = command("train", photos, *LONG, *words, "--out", out)
+    process = subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
     while process.poll() is None and not list(out.glob("checkpoints/step-*")):
         time.sleep(0.01)
-    process.terminate()
+    return process
+
+
+@pytest.mark.parametrize(
+    ("number", "code", "words"),
+    [
+        (signal.SIGTERM, 143, []),
+        # To the whole group, as a terminal does: the workers must not die of it.
+        pytest.param(
+            signal.SIGINT, 130, ["--set", "data.loader=files", "--set", "data.workers=2"], marks=pytest.mark.slow
+        ),
+    ],
+)
+def test_a_signal_saves_and_prints_how_to_go_on_within_ten_seconds(photos, tmp_path, number, code, words):
+    out = tmp_path / "run"
+    process = begin(photos, out, *words)
+    asked = time.monotonic()
+    os.killpg(process.pid, number)
     _, stderr = process.communicate(timeout=60)
-    assert process.returncode == 143
+    assert time.monotonic() - asked < 10
+    assert process.returncode == code
+    assert "stopped on request; the state is saved. Go on with:" in stderr
     assert f"resume {out}" in stderr
     assert "Traceback" not in stderr
+    assert not [path for path in (out / "checkpoints").iterdir() if path.name.startswith(".")]
 
 
+@pytest.mark.slow  # a whole run
+def test_a_second_signal_stops_at_once_and_leaves_whole_checkpoints(photos, tmp_path):
+    out = tmp_path / "run"
+    process = begin(photos, out)
+    os.kill(process.pid, signal.SIGSTOP)  # it finds both when it wakes
+    os.kill(process.pid, signal.SIGTERM)
+    os.kill(process.pid, signal.SIGCONT)
+    while process.poll() is None:
+        os.kill(process.pid, signal.SIGINT)
+        time.sleep(0.001)
+    process.communicate(timeout=60)
+    assert process.returncode in (-signal.SIGINT, 143)  # between the two it may have been done
+    for path in (out / "checkpoints").glob("step-*"):
+        load_tensors(path, "linnaeus-checkpoint", 1)
+
+
+def contents(folder) -> dict[str, str]:
+    return {str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.slow  # whole runs
+@pytest.mark.parametrize("words", [[], ["--set", "train.on_nonfinite=rollback", "--set", "data.loader=files"]])
+def test_a_run_that_was_stopped_is_verified_and_one_that_was_altered_is_not(photos, tmp_path, words):
+    out = tmp_path / "run"
+    process = begin(photos, out, *words, "--set", "checkpoint.seconds=0.5")
+    time.sleep(3)
+    process.terminate()
+    process.communicate(timeout=60)
+    before = contents(out)
+    done = run("resume", out, "--verify", "--json")
+    assert done.returncode == 0, done.stderr
+    assert contents(out) == before
+    found = json.loads(done.stdout)
+    older, newer = sorted((out / "checkpoints").glob("step-*"))
+    assert (found["first"], found["last"]) == (int(older.stem[5:]), int(newer.stem[5:]))
+    tensors, about = load_tensors(newer, "linnaeus-checkpoint", 1)
+    assert found["tensors"] == len(tensors) > 30
+    assert found["values"] == sum(tensor.numel() for tensor in tensors.values())
+    assert "again" in done.stderr
+    older.unlink()  # with one alone it begins at the beginning
+    assert "trained again from step 0 in" in " ".join(run("resume", out, "--verify").stdout.split())
+    name = next(name for name in tensors if name.startswith("optimizer/"))
+    tensors[name].view(-1)[0] += 1e-3
+    save_tensors(newer, "linnaeus-checkpoint", 1, tensors, about)
+    refused = run("resume", out, "--verify")
+    assert refused.returncode == 1
+    assert f"{name} differs by up to 0.001" in refused.stderr
+
+
+@pytest.mark.slow  # whole runs; test_checkpoints.py has more damage, to small ones
 def test_a_damaged_checkpoint_is_passed_over(photos, tmp_path):
     out = tmp_path / "run"
     words = ["train", photos, "--epochs", 2, "--model", "lenet5_modern", "--image-size", 32, *SETTINGS, "--out", out]
@@ -125,9 +202,8 @@ def test_a_damaged_checkpoint_is_passed_over(photos, tmp_path):
     assert f"passed over: {newest} is damaged" in " ".join(resumed.stderr.split())
 
 
+@pytest.mark.slow  # whole runs
 def test_changed_images_are_refused(photos, tmp_path):
-    import shutil
-
     copy, out = tmp_path / "photos", tmp_path / "run"
     shutil.copytree(photos, copy)
     words = ["train", copy, "--epochs", 1, "--model", "lenet5_modern", "--image-size", 32, *SETTINGS, "--out", out]

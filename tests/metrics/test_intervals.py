@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from linnaeus.metrics import intervals
-from linnaeus.metrics.intervals import Interval, bootstrap_from_confusion, wilson, wilson_mean
+from linnaeus.metrics.intervals import Interval, bootstrap_from_confusion, bootstrap_over_images, wilson, wilson_mean
+from linnaeus.metrics.multilabel import _Ranking
 from linnaeus.metrics.scores import macro_f1
 
 CONFUSION = np.array([[40, 8, 2], [5, 30, 5], [0, 3, 7]])
@@ -137,6 +138,8 @@ def test_confidence_outside_zero_to_one_raises(confidence):
         wilson(1, 2, confidence)
     with pytest.raises(ValueError, match="confidence is"):
         bootstrap_from_confusion(CONFUSION, macro_f1, seed=0, confidence=confidence)
+    with pytest.raises(ValueError, match="confidence is"):
+        bootstrap_over_images(share_of_first(2), 10, seed=0, confidence=confidence)
 
 
 def test_a_bootstrap_of_nothing_raises():
@@ -144,3 +147,64 @@ def test_a_bootstrap_of_nothing_raises():
         bootstrap_from_confusion(np.zeros((2, 2), dtype=np.int64), macro_f1, seed=0)
     with pytest.raises(ValueError, match="0 rounds over 100 images"):
         bootstrap_from_confusion(CONFUSION, macro_f1, seed=0, rounds=0)
+    with pytest.raises(ValueError, match="1000 rounds over 0 images"):
+        bootstrap_over_images(share_of_first(2), 0, seed=0)
+    with pytest.raises(ValueError, match="0 rounds over 10 images"):
+        bootstrap_over_images(share_of_first(2), 10, seed=0, rounds=0)
+
+
+def share_of_first(number):
+    """The share of the first images among those drawn."""
+    return lambda drawn: drawn[:number].sum(0) / drawn.sum(0)
+
+
+def test_the_bootstrap_over_images_draws_as_many_as_there_are_and_agrees_with_wilson_on_a_share():
+    sums = []
+
+    def watched(drawn):
+        sums.extend(drawn.sum(0).tolist())
+        return share_of_first(120)(drawn)
+
+    interval = bootstrap_over_images(watched, 400, seed=0)
+    assert sums == [400] * 1001
+    assert (interval.value, interval.n) == (0.3, 400)
+    assert interval.low == pytest.approx(wilson(120, 400).low, abs=0.01)
+    assert interval.high == pytest.approx(wilson(120, 400).high, abs=0.01)
+    assert interval == bootstrap_over_images(share_of_first(120), 400, seed=0)
+    assert interval != bootstrap_over_images(share_of_first(120), 400, seed=1)
+
+
+def test_what_redrawing_adds_is_taken_off_at_the_other_end():
+    def inflated(drawn):  # images drawn twice count more: 0.2 of all, and more in every round
+        return 0.2 + 0.3 * (drawn > 1).mean(0)
+
+    interval = bootstrap_over_images(inflated, 200, seed=0)
+    assert interval.high == interval.value == 0.2  # an end does not pass the value
+    assert interval.low == pytest.approx(0.2 - 0.3 * 0.264, abs=0.02)  # 1 - 2 / e of the images are drawn twice or more
+
+
+def test_ends_stay_between_zero_and_one():
+    interval = bootstrap_over_images(share_of_first(2), 4, seed=0)
+    assert 0 == interval.low < interval.value < interval.high == 1
+
+
+def test_rounds_without_a_value_are_left_out():
+    def when_drawn(drawn):
+        return np.where(drawn[0] > 0, drawn[1:51].sum(0) / 100, np.nan)
+
+    interval = bootstrap_over_images(when_drawn, 100, seed=0)
+    assert 0.3 < interval.low < interval.value == 0.5 < interval.high < 0.7
+
+
+@pytest.mark.slow  # some seconds: 200 samples, each redrawn 200 times
+def test_the_interval_of_the_mean_average_precision_covers_that_of_the_population():
+    rng = np.random.default_rng(0)
+
+    def draw(images):
+        truths = rng.random((images, 10)) < 0.2
+        return _Ranking((rng.standard_normal((images, 10)) + truths).astype(np.float32), truths)
+
+    population = draw(200_000).mean(np.ones((200_000, 1), np.int32))[0]
+    intervals = [bootstrap_over_images(draw(300).mean, 300, seed=number, rounds=200) for number in range(200)]
+    covered = np.mean([interval.low <= population <= interval.high for interval in intervals])
+    assert 0.88 <= covered <= 0.97

@@ -5,21 +5,31 @@ from functools import partial
 import torch
 
 from linnaeus.app.config import Config
+from linnaeus.app.rules import make_loss, make_schedule, make_teacher
 from linnaeus.core.batch import Loader
 from linnaeus.core.classifier import Classifier
 from linnaeus.core.duration import Duration
 from linnaeus.core.errors import RequestError
 from linnaeus.core.preprocess import Preprocess
+from linnaeus.core.runtime import Task
 from linnaeus.core.seed import derive
 from linnaeus.data.mix import Mixing, mix
 from linnaeus.engine.autotune import arrange
-from linnaeus.engine.loss import cross_entropy
+from linnaeus.engine.recompute import recompute_blocks
 from linnaeus.engine.step import State, StepRule
 from linnaeus.models import create_model
 from linnaeus.optim.ema import Ema
-from linnaeus.optim.groups import param_groups
+from linnaeus.optim.groups import (
+    Groups,
+    hidden_matrices,
+    layer_scales,
+    mark_hidden,
+    param_groups,
+    split_groups,
+)
 from linnaeus.optim.optimizers import OPTIMIZERS
-from linnaeus.optim.schedule import SCHEDULES
+
+MEASURED = {"single": "top1", "multi": "f1"}
 
 
 def make_model(config: Config, num_classes: int) -> Classifier:
@@ -48,20 +58,41 @@ def make_state(config: Config, num_classes: int, device: torch.device) -> State:
     """The network, its optimizer and its average, before the first step."""
     optim = config.optim
     assert optim.name
-    assert optim.lr
-    assert optim.weight_decay is not None  # resolve() has decided all three
+    assert optim.lr  # resolve() has decided both
     model = arrange(make_model(config, num_classes).to(device), channels_last=bool(config.train.channels_last))
-    optimizer = OPTIMIZERS[optim.name](param_groups(model, optim.weight_decay), lr=optim.lr)
+    optimizer = OPTIMIZERS[optim.name](_groups(config, model), lr=optim.lr)
     for group in optimizer.param_groups:
-        group["initial_lr"] = optim.lr  # what the schedule multiplies
+        group["initial_lr"] = optim.lr * group.get("lr_scale", 1.0)  # what the schedule multiplies
     ema = Ema(model, optim.ema) if optim.ema > 0 else None
+    if config.train.recompute:
+        recompute_blocks(model)
     sums = torch.zeros(3, dtype=torch.float32 if device.type == "mps" else torch.float64, device=device)
     return State(model, optimizer, ema, sums)
 
 
-def make_rule(config: Config, preprocess: Preprocess, loader: Loader, num_classes: int) -> StepRule:
+def _groups(config: Config, model: Classifier) -> Groups:
+    """The parameters by what becomes of them: decay, the part of Muon, the learning rate of their layer."""
+    optim = config.optim
+    assert optim.weight_decay is not None
+    groups = param_groups(model, optim.weight_decay)
+    try:
+        if optim.name == "muon":
+            groups = mark_hidden(groups, hidden_matrices(model))
+        if optim.layer_decay < 1:
+            groups = split_groups(groups, "lr_scale", layer_scales(model, optim.layer_decay))
+        if optim.freeze > 0:
+            head = set(model.head.parameters())
+            until = {name: 0.0 if parameter in head else optim.freeze for name, parameter in model.named_parameters()}
+            groups = split_groups(groups, "frozen_until", until)
+    except ValueError as error:
+        raise RequestError(str(error)) from None
+    return groups
+
+
+def make_rule(config: Config, preprocess: Preprocess, loader: Loader, *, num_classes: int, task: Task) -> StepRule:
     """How each step is taken. `preprocess` is on the device of the network."""
     optim, train, augment = config.optim, config.train, config.augment
+    duration = Duration.parse(train.duration)
     mixing = (
         Mixing(
             train.seed,
@@ -76,12 +107,15 @@ def make_rule(config: Config, preprocess: Preprocess, loader: Loader, num_classe
     )
     return StepRule(
         preprocess=preprocess,
-        loss=partial(cross_entropy, label_smoothing=train.label_smoothing),
-        schedule=partial(SCHEDULES[optim.schedule], warmup=optim.warmup, floor=optim.floor),
-        total_steps=Duration.parse(train.duration).steps(steps_per_epoch=loader.num_batches),
+        loss=make_loss(config, task, preprocess.scale.device),
+        schedule=make_schedule(config, loader.num_batches),
+        # Under a budget, an epoch's, until it is known how many there will be.
+        total_steps=loader.num_batches if duration.is_time else duration.steps(steps_per_epoch=loader.num_batches),
         seed=train.seed,
         precision="bf16" if train.precision == "bf16" else "fp32",
         accumulate=train.accumulate,
         clip_norm=optim.clip_norm or 0.0,
         mix=partial(mix, mixing=mixing) if mixing else None,
+        teach=make_teacher(config, preprocess) if train.teacher else None,
+        measure=MEASURED[task],
     )

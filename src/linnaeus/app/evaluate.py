@@ -2,12 +2,12 @@
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from linnaeus.app.config import Config, make_config
-from linnaeus.app.deliver import evaluate_bundle
+from linnaeus.app.deliver import score
 from linnaeus.app.images import evaluation_loader
 from linnaeus.app.prepare import columns as columns_of
 from linnaeus.app.prepare import image_name, read_roles
@@ -17,9 +17,11 @@ from linnaeus.core.device import pick
 from linnaeus.core.errors import DataError, RequestError
 from linnaeus.data.doctor import audit
 from linnaeus.data.sources import Columns, Labels, Source, open_source
+from linnaeus.data.sources.labels import SEPARATORS
 from linnaeus.data.sources.subset import Subset
 from linnaeus.deploy.bundle import load_bundle
-from linnaeus.metrics.scores import Scores, confusion_array, summarize
+from linnaeus.metrics.multilabel import MultiScores
+from linnaeus.metrics.scores import Scores
 
 
 @dataclass(frozen=True)
@@ -28,14 +30,14 @@ class Evaluation:
 
     Attributes:
         what: the images in words.
-        confusion: (K, K) counts, rows the truth.
+        confusion: (K, K) counts, rows the truth; None where images may have several classes.
         unreadable: name -> reason, for images that were not counted.
     """
 
     what: str
     classes: tuple[str, ...]
-    scores: Scores
-    confusion: Any
+    scores: Scores | MultiScores
+    confusion: NDArray[np.int64] | None
     unreadable: dict[str, str]
 
 
@@ -57,8 +59,9 @@ def evaluate(
         split: which split of `data`; by default test, or val, or all images where it has no splits.
 
     Raises:
-        RequestError: if a class of `data` is unknown to the model, or there is no such split.
-        DataError: if no image can be read.
+        RequestError: if a class of `data` is unknown to the model, its images have several classes and the model gives
+            one, or there is no such split.
+        DataError: if no image can be read, or none has a class.
     """
     bundle = load_bundle(folder)
     if data is None:
@@ -67,7 +70,14 @@ def evaluate(
     else:
         source, what = _other_images(data, columns, split)
         config = make_config({"data": {"source": data}})
-    source = _Relabelled(source, _match(source.labels, bundle.classes))
+    labels = source.labels
+    if labels.task == "multi" and bundle.task == "single":
+        raise RequestError(f"{what}: they have several classes each, and the model gives one")
+    if labels.task == "single" and bundle.task == "multi":
+        display.say(f"{what}: taken for images of several classes, of which those that are not named are absent")
+        labels = _as_several(labels, bundle.classes)
+    labels = _match(labels, bundle.classes)
+    source = _Relabelled(source, labels)
     with display.bar("checking images", len(source.labels)) as advance:
         found = audit(source, keep_below=0, progress=advance)
     unreadable = {source.name(index): reason for index, reason in found.broken.items()}
@@ -75,9 +85,11 @@ def evaluate(
         display.say(f"not counted: {name}: {reason}")
     if not len(found.usable):
         raise DataError(f"none of the {len(source.labels)} images of {what} can be read")
+    if labels.task == "multi" and not labels.targets[found.usable].any():
+        raise DataError(f"none of the {len(found.usable)} images of {what} has a class: there is nothing to score")
     loader = evaluation_loader(source, found.usable, bundle.preprocess, _with_small_batches(config))
-    counts = evaluate_bundle(bundle, loader, device=pick(device), display=display)
-    return Evaluation(what, bundle.classes, summarize(counts), confusion_array(counts), unreadable)
+    scores, confusion = score(bundle, loader, device=pick(device), display=display)
+    return Evaluation(what, bundle.classes, scores, confusion, unreadable)
 
 
 def _own_images(run: Run, role: str) -> tuple[Source, str]:
@@ -95,14 +107,29 @@ def _own_images(run: Run, role: str) -> tuple[Source, str]:
 
 def _other_images(data: str, columns: Columns, split: str | None) -> tuple[Source, str]:
     source = open_source(data, columns)
-    if source.labels.task == "multi":
-        raise RequestError(f"the images of {data} have several classes each, and the model gives one")
     present = [name for name in ("test", "val", "train") if (source.labels.splits == name).any()]
     if split is not None and split not in present:
         raise RequestError(f"{data} has no split '{split}': it has {', '.join(present) or 'no splits'}")
     chosen = split or (present[0] if present else "")
     index = np.flatnonzero(source.labels.splits == chosen)
     return Subset(source, index), f"{chosen} images of {data}" if chosen else f"all images of {data}"
+
+
+def _as_several(labels: Labels, classes: tuple[str, ...]) -> Labels:
+    """The labels for a model of several classes, where each was taken for one name.
+
+    So it is with class folders; and with a table in which too few cells hold a separator to show that it is one: a name
+    that the model does not know is taken apart.
+    """
+    parts = [(name,) if name in classes else _apart(name) for name in labels.classes]
+    names = tuple(dict.fromkeys(part for own in parts for part in own))
+    table = np.array([[name in own for name in names] for own in parts], np.uint8)
+    return replace(labels, classes=names, targets=table[labels.targets])
+
+
+def _apart(name: str) -> tuple[str, ...]:
+    separator = next((mark for mark in SEPARATORS if mark in name), "|")
+    return tuple(part.strip() for part in name.split(separator))
 
 
 def _match(labels: Labels, classes: tuple[str, ...]) -> Labels:
@@ -115,7 +142,11 @@ def _match(labels: Labels, classes: tuple[str, ...]) -> Labels:
             + f": its classes are {', '.join(classes[:10])}{' ...' if len(classes) > 10 else ''}. Rename the classes"
         )
     positions = np.array([classes.index(name) for name in labels.classes], np.int64)
-    return replace(labels, classes=classes, targets=positions[labels.targets])
+    if labels.task == "single":
+        return replace(labels, classes=classes, targets=positions[labels.targets])
+    targets = np.zeros((len(labels), len(classes)), np.uint8)
+    targets[:, positions] = labels.targets
+    return replace(labels, classes=classes, targets=targets)
 
 
 class _Relabelled:

@@ -2,7 +2,7 @@
 
 import os
 from dataclasses import replace
-from functools import partial
+from functools import cached_property, partial
 from typing import Any, Literal
 
 import numpy as np
@@ -10,24 +10,28 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from linnaeus.app.config import AugmentConfig, Config, PreprocessConfig
+from linnaeus.app.config import AugmentConfig, Config, DataConfig, PreprocessConfig
 from linnaeus.app.prepare import Prepared
 from linnaeus.app.progress import Display
 from linnaeus.core.batch import Loader
-from linnaeus.core.errors import RequestError
+from linnaeus.core.errors import LinnaeusError, RequestError
+from linnaeus.core.files import user_cache
 from linnaeus.core.preprocess import Geometry, Preprocess, to_channels
 from linnaeus.data.augment import (
     AugmentBatch,
     Draws,
+    crop_box,
     cutout,
     erase,
     flip,
     in_turn,
     pad_crop,
-    random_resized_crop,
 )
+from linnaeus.data.cache import GIB, BoundedImages, Plan, open_cache
 from linnaeus.data.decode import Pixels
-from linnaeus.data.loader import FileLoader, MemoryLoader, Order, PrepareImage
+from linnaeus.data.fast import FastPath, best_decoder, bound_for, bounded_shapes, has_extra
+from linnaeus.data.loader import FileLoader, ImageOf, MemoryLoader, PrepareImage, Watched, decoded
+from linnaeus.data.order import Order
 from linnaeus.data.policies import make_policy
 from linnaeus.data.sources import Source
 
@@ -49,7 +53,8 @@ class Images:
 
     def __init__(self, config: Config, prepared: Prepared, display: Display) -> None:
         """Fits the images of all roles into memory where `data.loader` is "memory"."""
-        self._config, self._prepared = config, prepared
+        self._config, self._prepared, self._display = config, prepared, display
+        self._missing: list[set[int]] = []  # those of each loader
         self.preprocess = Preprocess(_geometry(config))
         self._memory: NDArray[np.uint8] | None = None
         if config.data.loader == "memory":
@@ -58,32 +63,82 @@ class Images:
             measured = _with_statistics(self.preprocess.geometry, training)
             self.preprocess = Preprocess(_as_given(measured, config.preprocess))
 
-    def training(self) -> Loader:
+    def training(self) -> Watched:
         """Shuffled and augmented training images."""
         train, augment = self._config.train, self._config.augment
-        index = self._prepared.split.indices("train")
+        index, labels = self._prepared.split.indices("train"), self._prepared.source.labels
         order = Order(
             len(index),
             min(train.batch_size, len(index)),
             train.seed,
             repeats=augment.repeats,
             alternate_flips=augment.alternate_flips,
+            shards=None if labels.shards is None else labels.shards[index],
+            classes=labels.targets[index].astype(np.int64) if self._config.data.balance else None,
         )
         augment_batch = partial(in_turn, steps=_steps(augment, self.preprocess.geometry))
-        if self._memory is None:
-            min_area = augment.min_area if augment.crop == "resized" else None
-            prepare = partial(
-                _augment_image, min_area=min_area, augment_batch=augment_batch, preprocess=self.preprocess
-            )
-            return _file_loader(self._prepared.source, index, order, prepare, self.preprocess, self._config)
-        return MemoryLoader(self._memory, self._targets, index, order=order, augment=augment_batch)
+        if self._memory is not None:
+            return Watched(MemoryLoader(self._memory, self._targets, index, order=order, augment=augment_batch))
+        prepare = partial(
+            _augment_image,
+            fast=self._bounded.fast,
+            min_area=augment.min_area if augment.crop == "resized" else None,
+            augment_batch=augment_batch,
+            preprocess=self.preprocess,
+        )
+        return Watched(self._file_loader(self._bounded, index, order, prepare))
 
     def evaluation(self, role: str) -> Loader:
         """The images of one role, in order and as they are."""
         index = self._prepared.split.indices(role)
-        if self._memory is None:
-            return evaluation_loader(self._prepared.source, index, self.preprocess, self._config)
-        return MemoryLoader(self._memory, self._targets, index, order=_evaluation_order(index, self._config))
+        order = _evaluation_order(index, self._config)
+        if self._memory is not None:
+            return MemoryLoader(self._memory, self._targets, index, order=order)
+        prepare = partial(_fit_image, preprocess=self.preprocess)
+        return self._file_loader(decoded(self._prepared.source), index, order, prepare)
+
+    @property
+    def missing(self) -> list[int]:
+        """Positions of the images that could no longer be read when they were wanted."""
+        return sorted(set().union(*self._missing))
+
+    def remarks(self, limit: int = 3) -> list[str]:
+        """What a person should know of the images after they were used, in lines."""
+        lines, source = [], self._prepared.source
+        cache = None if self._memory is not None else self._bounded.cache
+        if cache is not None and cache.full:
+            lines.append("not all decoded images could be kept: the disk is full, or cannot be written")
+        if missing := self.missing:
+            shown = "; ".join(f"{source.name(index)} ({_reason(source, index)})" for index in missing[:limit])
+            more = f"; and {len(missing) - limit:,} more" if len(missing) > limit else ""
+            count = f"{len(missing):,} of {len(source.labels):,} images"
+            lines.append(f"left out, since they could no longer be read: {count}: {shown}{more}")
+        return lines
+
+    @cached_property
+    def _bounded(self) -> BoundedImages:
+        """The images as training sees them, decoded fast and kept."""
+        config, audit = self._config, self._prepared.audit
+        geometry, data = self.preprocess.geometry, config.data
+        # Where no random part is taken, twice as many pixels as are wanted, for `Preprocess.fit` to make its own of.
+        is_cropped = config.augment.crop == "resized"
+        target = (geometry.image_size, config.augment.min_area) if is_cropped else (geometry.resize, 0.5)
+        bound = bound_for(*target)
+        fast = FastPath(best_decoder() if data.decoder == "auto" else data.decoder)
+        cache = None
+        if data.cache_gib:
+            plan = Plan(audit.digests, bounded_shapes(audit.shapes, bound))
+            made_by, budget = f"{fast.describe()}, bound {bound}", int(data.cache_gib * GIB)
+            cache, note = open_cache(user_cache("images"), made_by, plan, budget=budget)
+            self._display.say(note)
+        return BoundedImages(self._prepared.source, fast, bound, cache)
+
+    def _file_loader(
+        self, images: ImageOf, index: NDArray[np.int64], order: Order, prepare: PrepareImage
+    ) -> FileLoader:
+        loader = _file_loader(images, index, self._targets, order, prepare, self.preprocess, self._config.data)
+        self._missing.append(loader.missing)
+        return loader
 
     @property
     def _targets(self) -> Tensor:
@@ -93,27 +148,57 @@ class Images:
 def evaluation_loader(source: Source, index: NDArray[np.int64], preprocess: Preprocess, config: Config) -> Loader:
     """The images of `source` at `index`, in order, prepared for evaluation by worker processes."""
     prepare = partial(_fit_image, preprocess=preprocess)
-    return _file_loader(source, index, _evaluation_order(index, config), prepare, preprocess, config)
+    order, targets = _evaluation_order(index, config), torch.from_numpy(source.labels.targets)
+    return _file_loader(decoded(source), index, targets, order, prepare, preprocess, config.data)
 
 
 def _file_loader(
-    source: Source,
+    images: ImageOf,
     index: NDArray[np.int64],
+    targets: Tensor,
     order: Order,
     prepare: PrepareImage,
     preprocess: Preprocess,
-    config: Config,
-) -> Loader:
-    size, workers = preprocess.geometry.image_size, config.data.workers
-    return FileLoader(
-        source,
-        index,
-        torch.from_numpy(source.labels.targets),
-        order=order,
-        prepare=prepare,
-        shape=(preprocess.channels, size, size),
-        workers=min(8, os.cpu_count() or 1) if workers is None else workers,
-    )
+    config: DataConfig,
+) -> FileLoader:
+    size = preprocess.geometry.image_size
+    shape = (preprocess.channels, size, size)
+    return FileLoader(images, index, targets, order=order, prepare=prepare, shape=shape, workers=_workers(config))
+
+
+def _workers(config: DataConfig) -> int:
+    return min(8, os.cpu_count() or 1) if config.workers is None else config.workers
+
+
+def explain_wait(config: DataConfig, busy: float) -> str:
+    """What keeps training waiting for images, and what helps.
+
+    Args:
+        busy: how many cores made batches, on average (`Watched.busy`).
+    """
+    workers, cores = _workers(config), os.cpu_count() or 1
+    if config.loader == "memory":
+        return "augmenting them in memory is slow; a simpler augment.policy helps"
+    if workers == 0:
+        return f"they are decoded between the steps; data.workers={min(8, cores)} helps"
+    if busy < 0.5 * max(1, min(workers, cores - 1)):
+        return "they are slow to read; a copy on a faster disk helps, or a larger data.cache_gib"
+    if workers < cores:
+        return f"decoding on {workers} of {cores} cores is slow; data.workers={cores} helps"
+    helps = ["smaller files"]
+    if not config.cache_gib:
+        helps.insert(0, "a data.cache_gib above 0 from the second epoch on")
+    if config.decoder == "pillow":
+        helps.insert(0, "data.decoder=fast" if has_extra() else "pip install 'linnaeus[fast-data]'")
+    return f"decoding on {cores} cores is slow; what helps: {', '.join(helps)}"
+
+
+def _reason(source: Source, index: int) -> str:
+    try:
+        source.decode(source.read(index))
+    except (OSError, LinnaeusError) as error:
+        return (error.strerror if isinstance(error, OSError) else None) or str(error)
+    return "it can be read again"
 
 
 def _geometry(config: Config) -> Geometry:
@@ -182,20 +267,23 @@ def _steps(augment: AugmentConfig, geometry: Geometry) -> list[AugmentBatch]:
 
 
 def _augment_image(
-    pixels: Pixels, draws: Draws, *, min_area: float | None, augment_batch: AugmentBatch, preprocess: Preprocess
+    pixels: Pixels,
+    draws: Draws,
+    *,
+    fast: FastPath,
+    min_area: float | None,
+    augment_batch: AugmentBatch,
+    preprocess: Preprocess,
 ) -> Tensor:
     geometry = preprocess.geometry
     if min_area is None:
-        image = preprocess.fit(pixels)
+        writable = pixels if pixels.flags.writeable else pixels.copy()  # as torch wants; what is cached is not
+        image = preprocess.fit(writable).permute(1, 2, 0).numpy()  # (C, S, S) -> (S, S, C)
     else:
-        image = random_resized_crop(
-            to_channels(pixels, preprocess.channels),
-            draws,
-            size=geometry.image_size,
-            min_area=min_area,
-            interpolation=geometry.interpolation,
-        )
-    batch = augment_batch(image.permute(1, 2, 0)[None].numpy(), draws[None])  # as (1, S, S, C)
+        box = crop_box(pixels.shape[0], pixels.shape[1], draws, min_area=min_area)
+        crop = fast.crop(pixels, box, (geometry.image_size, geometry.image_size), geometry.interpolation)
+        image = to_channels(crop, preprocess.channels)
+    batch = augment_batch(image[None], draws[None])  # as (1, S, S, C)
     return torch.from_numpy(batch[0]).permute(2, 0, 1)  # (S, S, C) -> (C, S, S)
 
 

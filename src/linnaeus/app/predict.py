@@ -58,7 +58,7 @@ def write_embeddings(path: Path, bundle: Bundle) -> Iterator[Add]:
     |---|---|
     | `embeddings` | (N, D) float32, what the head classifies |
     | `probabilities` | (N, K) float32, calibrated |
-    | `paths`, `labels` | (N,) text; the label is the most probable class |
+    | `paths`, `labels` | (N,) text; the label is that of a `Prediction` |
     | `classes` | (K,) text |
     | `failed` | (M,) text, paths of the images that could not be read: they have no rows |
     """
@@ -94,7 +94,7 @@ def _append_matrix(archive: ZipFile, name: str, rows: IO[bytes], shape: tuple[in
 
 
 def _check_target(path: Path) -> None:
-    if path.suffix != ".npz" or path.is_dir():
+    if path.suffix != ".npz" or (path.exists() and not path.is_file()):
         raise RequestError(f"--embeddings {path}: expected the name of a file that ends in .npz")
     if not path.parent.is_dir():
         raise RequestError(f"--embeddings {path}: there is no folder {path.parent}")

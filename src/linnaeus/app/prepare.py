@@ -14,8 +14,9 @@ import numpy as np
 
 from linnaeus.app.config import DataConfig
 from linnaeus.app.progress import Display
-from linnaeus.core.errors import DataError, EnvironmentFault, RequestError
+from linnaeus.core.errors import DataError, EnvironmentFault
 from linnaeus.core.files import user_cache, write_json, write_text
+from linnaeus.core.runtime import Task
 from linnaeus.data.doctor import Audit, audit, diagnose
 from linnaeus.data.findings import KINDS, Diagnosis, printable
 from linnaeus.data.quarantine import read_quarantine, to_quarantine, write_quarantine
@@ -41,6 +42,11 @@ class Prepared:
         """The class names, in the order of the labels."""
         return self.source.labels.classes
 
+    @property
+    def task(self) -> Task:
+        """Whether an image has exactly one class, or any number of them."""
+        return self.source.labels.task
+
     def fingerprint(self) -> str:
         """A hash of every image's name, content and role: equal only for the same data in the same roles."""
         digest = blake2b(digest_size=16)
@@ -55,7 +61,7 @@ class Prepared:
         counts = {role: int((roles == role).sum()) for role in ROLES}
         parts = [f"{n:,} {role}" + (" (carved)" if role in self.split.carved else "") for role, n in counts.items()]
         lines = [*self.source.labels.notes]
-        lines += [f"{sum(counts.values()):,} images of {len(self.classes)} classes: {', '.join(parts)}"]
+        lines += [f"{sum(counts.values()):,} images of {len(self.classes)} classes{self._labels()}: {', '.join(parts)}"]
         # What is quarantined is in the lines below, with its reasons.
         told = [finding for finding in self.diagnosis.warnings if not KINDS[finding.kind].quarantined]
         lines += [f"{KINDS[finding.kind].title}: {printable(finding.reason)}" for finding in told]
@@ -65,6 +71,14 @@ class Prepared:
         if self.split.left_out:
             lines.append(f"{len(self.split.left_out):,} left out of training: {self._examples(self.split.left_out)}")
         return lines
+
+    def _labels(self) -> str:
+        """How many classes an image has, where that is not one."""
+        if self.task == "single":
+            return ""
+        numbers = self.source.labels.targets[self.split.roles != ""].sum(1)
+        none = int((numbers == 0).sum())
+        return f", {numbers.mean():.1f} labels an image" + (f" ({none:,} without any)" if none else "")
 
     def _examples(self, reasons: dict[int, str], limit: int = 3) -> str:
         shown = [f"{self.source.name(index)} ({reason})" for index, reason in list(reasons.items())[:limit]]
@@ -80,14 +94,9 @@ def prepare(config: DataConfig, *, seed: int, display: Display, roles: Mapping[s
             the user's would say today does not change a run that has begun.
 
     Raises:
-        RequestError, DataError: as the stages do, and when no image decodes.
+        LinnaeusError: as the stages do; a `DataError` when no image decodes.
     """
     source = open_source(config.source, columns(config))
-    if source.labels.task == "multi":
-        raise RequestError(
-            f"the images of {config.source} have several classes each ({'; '.join(source.labels.notes)}): training for "
-            "several classes an image is not available yet"
-        )
     if config.limit is not None:
         source = take_per_class(source, config.limit, seed=seed)
     found, diagnosis = examine(source, config, display)
@@ -96,7 +105,7 @@ def prepare(config: DataConfig, *, seed: int, display: Display, roles: Mapping[s
         raise DataError(
             f"none of the {len(source.labels)} images can be read; the first, {source.name(index)}: {reason}"
         )
-    _check_classes(source, found)
+    _check_classes(diagnosis)
     if roles is not None:
         given = np.array([roles.get(image_name(source, index), "") for index in range(len(source.labels))], "U5")
         return Prepared(source, found, diagnosis, {}, Split(given, {}, ()))
@@ -147,11 +156,14 @@ def columns(config: DataConfig) -> Columns:
     return Columns(config.path_column, config.label_column, config.split_column)
 
 
-def _check_classes(source: Source, found: Audit) -> None:
-    counts = np.bincount(source.labels.targets[found.usable], minlength=len(source.labels.classes))
+def _check_classes(diagnosis: Diagnosis) -> None:
+    case = diagnosis.case
+    counts = case.class_counts(case.audit.usable)
     if counts.min() == 0:
-        name = source.labels.classes[int(counts.argmin())]
+        name = case.labels.classes[int(counts.argmin())]
         raise DataError(f"class '{name}' has no image that can be read: mend or remove its folder")
+    for finding in diagnosis.by_kind("one_class"):
+        raise DataError(f"{finding.reason} {KINDS[finding.kind].advice}")
 
 
 def write_records(folder: Path, prepared: Prepared) -> None:

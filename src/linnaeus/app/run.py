@@ -1,13 +1,17 @@
 """The folder that a run leaves behind."""
 
+import errno
+import fcntl
 import glob
 import os
 import platform
 import re
 import shlex
 import shutil
+import socket
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,9 +23,11 @@ from linnaeus.app import config as configuration
 from linnaeus.app.config import Config, make_config
 from linnaeus.core.errors import RequestError
 from linnaeus.core.files import read_json, write_json
+from linnaeus.data.sources.shard_names import names_shards
 
 CONFIG_KIND = "linnaeus-config"
 MANIFEST_KIND, MANIFEST_VERSION = "linnaeus-manifest", 1
+LOCK = ".lock"
 
 
 @dataclass(frozen=True)
@@ -80,7 +86,7 @@ def check_free(out: Path | None) -> None:
     Raises:
         RequestError: if `out` exists and is not an empty folder.
     """
-    if out is None or not out.exists() or (out.is_dir() and not any(out.iterdir())):
+    if out is None or not out.exists() or (out.is_dir() and all(path.name == LOCK for path in out.iterdir())):
         return
     unfinished = (out / "config.json").is_file() and not Run(out).finished
     advice = f", or go on with `linnaeus resume {out}`" if unfinished else ""
@@ -89,7 +95,8 @@ def check_free(out: Path | None) -> None:
 
 def from_anywhere(data: str) -> str:
     """What a user called DATA, as it is found from any folder: the absolute path of a file, a folder or a pattern."""
-    return os.path.abspath(data) if Path(data).exists() or glob.has_magic(data) else data  # noqa: PTH100  # keeps links
+    is_local = Path(data).exists() or ("://" not in data and (glob.has_magic(data) or names_shards(data)))
+    return os.path.abspath(data) if is_local else data  # noqa: PTH100  # keeps links
 
 
 def create_run(out: Path | None, data: str) -> Run:
@@ -106,6 +113,31 @@ def create_run(out: Path | None, data: str) -> Run:
     except OSError as error:
         raise RequestError(f"{out or 'runs'} cannot be made: {error.strerror}") from None
     return Run(out)
+
+
+@contextmanager
+def locked(run: Run) -> Iterator[None]:
+    """Keeps a run for this process until the block ends, or the process does, however it ends.
+
+    The lock is the system's own (`fcntl`): it belongs to this process and to none forked from it, so that a killed run
+    can be resumed at once though its workers live some seconds longer. The file stays, and means nothing by itself.
+
+    Raises:
+        RequestError: if another process has it.
+    """
+    with (run.folder / LOCK).open("a+", encoding="utf-8") as file:
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno not in (errno.EACCES, errno.EAGAIN):
+                raise  # a file system without locks says so
+            file.seek(0)
+            owner = file.read().strip()
+            raise RequestError(f"{run.folder} is in use by {owner}: wait for it, or stop it first") from None
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+        file.flush()
+        yield
 
 
 def command_line(*words: object) -> str:

@@ -12,18 +12,25 @@ from linnaeus.core.errors import RequestError
 _FLOAT = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$")
 
 
-def gather(file: Path | None, options: Mapping[str, Any], assignments: Sequence[str]) -> dict[str, Any]:
-    """All that a command was told: a file, then the options that are not None, then what `--set` says.
+def gather(
+    file: Path | None,
+    options: Mapping[str, Any],
+    assignments: Sequence[str],
+    *,
+    recipe: dict[str, Any] | None = None,
+) -> dict[str, Any]:
+    """All that a command was told: a file or a recipe, then the options that are not None, then what `--set` says.
 
     Args:
         file: of settings.
         options: "section.key" -> value.
         assignments: as "section.key=value".
+        recipe: the settings to start from where there is no file; they are changed.
 
     Raises:
         RequestError: if one of them cannot be read.
     """
-    content = {} if file is None else read_config_file(file)
+    content = (recipe or {}) if file is None else read_config_file(file)
     for path, value in options.items():
         if value is not None:
             merge(content, path, value)

@@ -1,146 +1,214 @@
 """From DATA to a deliverable, and from a stopped run to the same deliverable."""
 
-import signal
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager, nullcontext
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
-from linnaeus.app.build import make_rule, make_state
+from linnaeus.app.begin import Beginning, begin, fetching
+from linnaeus.app.build import make_state
 from linnaeus.app.config import Config
 from linnaeus.app.deliver import deliver
-from linnaeus.app.images import Images
+from linnaeus.app.forecast import under_budget, with_forecast
+from linnaeus.app.images import Images, explain_wait
+from linnaeus.app.judge import Judge
 from linnaeus.app.narrator import Narrator
-from linnaeus.app.prepare import Prepared, prepare, read_roles, write_records
+from linnaeus.app.prepare import prepare, read_roles, write_records
 from linnaeus.app.progress import Display
-from linnaeus.app.resolve import resolve, starting_weights
-from linnaeus.app.run import Run, check_free, command_line, create_run, from_anywhere
-from linnaeus.core.device import autocast, describe, pick
-from linnaeus.core.errors import DataError, Interrupted, RequestError
-from linnaeus.core.record import Recorder
-from linnaeus.engine.autotune import candidates, choose
-from linnaeus.engine.checkpoint import load_newest, load_weights, save_checkpoint
-from linnaeus.engine.evaluate import evaluate
-from linnaeus.engine.step import State
-from linnaeus.engine.train import Outlet, Scores
+from linnaeus.app.run import Run, check_free, command_line, create_run, from_anywhere, locked
+from linnaeus.app.signals import stop_signals
+from linnaeus.app.watch import explain_nonfinite, looked_at
+from linnaeus.core.device import pick
+from linnaeus.core.errors import DataError, EnvironmentFault, Interrupted, NotFinite, RequestError
+from linnaeus.core.record import Recorder, read_records
+from linnaeus.data.loader import watched_workers
+from linnaeus.engine.checkpoint import BEST, load_newest, load_weights, remove_torn, save_checkpoint
+from linnaeus.engine.guard import compile_in_place, run_as_it_is
+from linnaeus.engine.step import State, take_step
+from linnaeus.engine.train import Outlet
 from linnaeus.engine.train import train as train_loop
-from linnaeus.metrics.scores import accuracy, mean_nll
+from linnaeus.explain.microscope import conclusions
 from linnaeus.models import start_from
-from linnaeus.models.download import Progress
-from linnaeus.models.weights import fetch_weights
 
 
-def train(config: Config, *, out: Path | None = None, display: Display) -> Run:
+def train(config: Config, *, out: Path | None = None, display: Display, began: float | None = None) -> Run:
     """Trains a classifier and leaves a complete run.
+
+    Args:
+        out: the run's folder; by default `runs/<name>-<number>`.
+        began: when the command began, by the monotonic clock, from where a given time counts; by default now.
 
     Raises:
         LinnaeusError: any of `core/errors.py`; `Interrupted` after a signal, with the state saved.
     """
     check_free(out)
-    device = pick(config.train.device)
-    weights = starting_weights(config)
-    if weights:  # first of all: to check the images may take long, and a missing file should be an error at once
-        with _fetching(display) as progress:
-            fetch_weights(weights, progress=progress)
-    prepared = prepare(config.data, seed=config.train.seed, display=display)
-    config = resolve(config, prepared, weights)
-    for line in prepared.summary():
-        display.say(line)
-    images = Images(config, prepared, display)
-    config, measured = _tune(config, prepared, images, device, display)
+    begun = with_forecast(begin(config, display=display, began=began), display)
     run = create_run(out, config.data.source)
-    places = {name: from_anywhere(place) for name in ("source", "quarantine") if (place := getattr(config.data, name))}
-    run.write_config(config.replace(data=places))
-    run.write_manifest(
-        {
-            "device": describe(device),
-            "data_fingerprint": prepared.fingerprint(),
-            "autotune_seconds": measured,
-            "weights": weights and weights.to_json(),
-        }
-    )
-    write_records(run.data, prepared)
-    run.checkpoints.mkdir()
-    display.say(f"{_in_words(config)}; run folder {run.folder}")
-    _go(run, config, prepared, images, device, display)
+    with locked(run):
+        check_free(out)  # again: another run may have taken it meanwhile
+        _describe(run, begun)
+        run.checkpoints.mkdir()
+        display.say(f"{_in_words(begun.config)}; run folder {run.folder}")
+        _go(run, begun, display)
     return run
+
+
+def _describe(run: Run, begun: Beginning) -> None:
+    """Writes what the run is made of."""
+    data = begun.config.data
+    places = {name: from_anywhere(place) for name in ("source", "quarantine") if (place := getattr(data, name))}
+    run.write_config(begun.config.replace(data=places))
+    run.write_manifest(begun.about)
+    write_records(run.data, begun.prepared)
 
 
 def resume(folder: Path, *, display: Display) -> Run:
     """Goes on with a run that was stopped or killed; its result is that of a run never stopped.
 
     Raises:
-        RequestError: if the folder is not a run, or the run is finished.
+        RequestError: if the folder is not a run, the run is finished, or another process works on it.
         DataError: if the images are not those the run began with.
     """
     run = Run(folder)
+    run.read_config()  # nothing is made in a folder that is not a run
+    with locked(run):
+        if run.finished:
+            raise RequestError(f"{folder} is finished: nothing to resume. Its model is in {run.model}")
+        remove_torn(run.checkpoints)
+        _go(run, reopen(run, display), display)
+    return run
+
+
+def reopen(run: Run, display: Display) -> Beginning:
+    """What a run is made of, from its folder, which may have been moved, and its images.
+
+    Raises:
+        RequestError: if the folder is not a run, or its images are not where they were.
+        DataError: if the images are not those the run began with.
+    """
+    began = time.monotonic()
     config = run.read_config()
-    if run.finished:
-        raise RequestError(f"{folder} is finished: nothing to resume. Its model is in {run.model}")
     device = pick(config.train.device)
     roles = read_roles(run.data)
-    prepared = prepare(config.data, seed=config.train.seed, display=display, roles=roles)
-    if prepared.fingerprint() != run.read_manifest()["data_fingerprint"]:
+    try:
+        prepared = prepare(config.data, seed=config.train.seed, display=display, roles=roles)
+    except RequestError as error:
+        advice = f"If the images were moved, write their new place into data.source of {run.folder / 'config.json'}"
+        raise RequestError(f"{error}. {advice}") from None
+    about = run.read_manifest()
+    if prepared.fingerprint() != about["data_fingerprint"]:
         raise DataError(
             f"the images of {config.data.source} have changed since this run began (see {run.data / 'index.csv'}): "
             "put them back, or train anew"
         )
-    _go(run, config, prepared, Images(config, prepared, display), device, display)
-    return run
+    return Beginning(config, prepared, Images(config, prepared, display), device, began, about)
 
 
-def _go(run: Run, config: Config, prepared: Prepared, images: Images, device: torch.device, display: Display) -> None:
-    state = make_state(config, len(prepared.classes), device)
+def _go(run: Run, begun: Beginning, display: Display) -> None:
+    images, watches = begun.images, begun.config.record.microscope
+    with _resumable(run), stop_signals(lambda: _say_stopping(display)) as stop:
+        state = open_state(run, begun, display)
+        with stop.waiting():
+            run_loop(run, begun, state, display=display, stop=stop)
+        if state.best is not None:  # else its file was lost when the last step had been taken
+            state.judged.load_state_dict(load_weights(run.checkpoints / BEST))
+        state.model.load_state_dict(state.judged.state_dict())
+        run_as_it_is(state.model)
+        deliver(run, begun.config, begun.prepared, images, state.model, device=begun.device, display=display)
+    for line in [*images.remarks(), *(conclusions(read_records(run.folder)) if watches else [])]:
+        display.say(line)
+
+
+def open_state(run: Run, begun: Beginning, display: Display) -> State:
+    """The state of the newest checkpoint that is whole, or that before the first step."""
+    config = begun.config
+    state = make_state(config, len(begun.prepared.classes), begun.device)
+    state.compiled = bool(config.train.compile)
     if any(run.checkpoints.glob("step-*")):
         for problem in load_newest(run.checkpoints, state):
             display.say(f"passed over: {problem}")
         display.say(f"resuming at step {state.step:,}")
+        _check_best(run, state, display)
     elif config.model.weights:
         _start_from_weights(config, state, display)
         # From here on the run needs the weights no more: their file may change or be gone when it is resumed.
         save_checkpoint(run.checkpoints, state, keep=config.checkpoint.keep)
-    loader = images.training()
-    rule = make_rule(config, images.preprocess.to(device), loader, len(prepared.classes))
-    recorder = Recorder(run.folder, step=state.step)
+    if state.compiled:
+        compile_in_place(state.model)
+    return state
+
+
+def _check_best(run: Run, state: State, display: Display) -> None:
+    """Lets a later state be the best where the weights of the best one are lost."""
     try:
-        with _stop_signals() as asked, display.training(rule.total_steps, state.step) as show:
-            narrator = Narrator(state, loader, recorder, display, show)
-            judge = _Judge(images, config, len(prepared.classes), device, narrator)
+        if state.best is not None:
+            load_weights(run.checkpoints / BEST)
+    except (RequestError, EnvironmentFault) as error:
+        display.say(f"the best weights so far are lost: {error}. Of the epochs from here on the best is taken")
+        state.best = None
+
+
+def run_loop(run: Run, begun: Beginning, state: State, *, display: Display, stop: Callable[[], int]) -> None:
+    """Trains from where `state` stands, with checkpoints and records in the folder of `run`.
+
+    Raises:
+        LinnaeusError: as `engine.train.train`; where numbers are not finite, with what was found of the cause.
+    """
+    config = begun.config
+    loader = begun.images.training()
+    rule = replace(under_budget(begun.rule(loader), begun, run.checkpoints, state.step), note=display.say)
+    recorder = Recorder(run.folder, step=state.step - state.due)  # what an evaluation records comes after it
+    try:
+        with display.training(rule.total_steps, state.step) as show:
+            narrator = Narrator(state, loader, recorder, display, show, partial(explain_wait, config.data))
             outlet = Outlet(
                 run.checkpoints,
                 record=narrator.record,
                 show=narrator.show,
-                stop_signal=asked,
+                stop_signal=stop,
                 save_seconds=config.checkpoint.seconds,
                 keep=config.checkpoint.keep,
             )
-            train_loop(state, loader, rule, device=device, evaluate=judge, outlet=outlet)
-    except Interrupted as stop:
-        message = f"{stop}. Go on with:\n  {command_line('resume', run.folder)}"
-        raise Interrupted(message, stop.exit_code - 128) from None
+            judge = Judge(begun, narrator, stop, display.say)
+            microscope = looked_at(state, rule, recorder) if config.record.microscope else nullcontext(take_step)
+            with microscope as step:
+                train_loop(state, loader, rule, device=begun.device, evaluate=judge, outlet=outlet, step=step)
+    except NotFinite as fault:
+        fresh = make_state(config, len(begun.prepared.classes), begun.device)
+        plain = replace(rule, on_nonfinite="stop", spike=0.0)  # each step is taken as it is
+        found = explain_nonfinite(run, config, fresh, loader, plain, until=state.step, display=display)
+        raise NotFinite(f"{fault}. {found}") from None
     finally:
+        _close(recorder, display)
+
+
+def _close(recorder: Recorder, display: Display) -> None:
+    try:
         recorder.close()
-    state.judged.load_state_dict(load_weights(run.checkpoints / "best.safetensors"))
-    state.model.load_state_dict(state.judged.state_dict())
-    deliver(run, config, prepared, images, state.model, device=device, display=display)
+    except OSError as error:
+        display.say(f"the end of the record could not be written: {error.strerror}")
+
+
+def _say_stopping(display: Display) -> None:
+    display.say("stopping: the state is saved after this step; a second signal stops at once")
+    display.stderr.show_cursor()  # a bar hides it, and a process that is ended from outside cannot bring it back
 
 
 @contextmanager
-def _fetching(display: Display) -> Iterator[Progress]:
-    """A bar for what comes over the network; yields the function that is told of it."""
-    shown = 0
-
-    def show(done: int, total: int) -> None:
-        nonlocal shown
-        percent = 100 * done // total if total else 0
-        advance(percent - shown)
-        shown = percent
-
-    with display.bar("fetching weights", 100, unit="%") as advance:
-        yield show
+def _resumable(run: Run) -> Iterator[None]:
+    """Says how to go on, where the block is stopped and the state is saved."""
+    how = f"Go on with:\n  {command_line('resume', run.folder)}"
+    try:
+        with watched_workers():
+            yield
+    except Interrupted as stop:
+        raise Interrupted(f"{stop}. {how}", stop.exit_code - 128) from None
+    except (DataError, EnvironmentFault) as fault:
+        raise type(fault)(f"{fault}. {how}") from None
 
 
 def _start_from_weights(config: Config, state: State, display: Display) -> None:
@@ -150,7 +218,7 @@ def _start_from_weights(config: Config, state: State, display: Display) -> None:
     the whole trained network, and that is much where first weights are large, as EfficientNet's are for few classes.
     """
     assert config.model.weights
-    with _fetching(display) as progress:
+    with fetching(display) as progress:
         account = start_from(state.model, config.model.name, config.model.weights, progress=progress)
     display.say(str(account))
     drawn = {parameter for name, parameter in state.model.named_parameters() if name in account.random}
@@ -163,23 +231,6 @@ def _start_from_weights(config: Config, state: State, display: Display) -> None:
         state.ema.module.load_state_dict(state.model.state_dict())
 
 
-def _tune(
-    config: Config, prepared: Prepared, images: Images, device: torch.device, display: Display
-) -> tuple[Config, dict[str, float]]:
-    """Decides precision and memory layout, by measuring where the configuration leaves them open."""
-    given = config.train.precision
-    ways = candidates(device, None if given == "auto" else given, config.train.channels_last)
-    loader = images.training()
-    batch = next(iter(loader.epoch(0))).to(device)
-    rule = make_rule(config, images.preprocess.to(device), loader, len(prepared.classes))
-    model = make_state(config, len(prepared.classes), device).model
-    choice = choose(model, batch, rule, ways)
-    for way, reason in choice.rejected.items():
-        display.say(f"not used: {way}: {reason}")
-    settings = {"precision": choice.way.precision, "channels_last": choice.way.channels_last}
-    return config.replace(train=settings), choice.seconds
-
-
 def _in_words(config: Config) -> str:
     model, train = config.model, config.train
     layout = "channels last" if train.channels_last else "channels first"
@@ -187,47 +238,3 @@ def _in_words(config: Config) -> str:
         f"{model.name} at {model.image_size} pixels, {model.in_channels} channel(s); {config.optim.name}, "
         f"lr {config.optim.lr:.3g}, batch {train.batch_size}, {train.duration}; {train.precision}, {layout}"
     )
-
-
-@dataclass
-class _Judge:
-    """Evaluates a state on val, in the precision of training."""
-
-    images: Images
-    config: Config
-    num_classes: int
-    device: torch.device
-    narrator: "Narrator"
-
-    def __post_init__(self) -> None:
-        self._loader = self.images.evaluation("val")
-
-    def __call__(self, state: State) -> Scores:
-        speed = self.narrator.speed(state.step)
-        network = state.judged.eval()
-
-        def logits_of(images: Tensor) -> Tensor:
-            with autocast(self.device, "bf16" if self.config.train.precision == "bf16" else "fp32"):
-                logits: Tensor = network(self.images.preprocess(images))
-            return logits
-
-        counts = evaluate(logits_of, self._loader, num_classes=self.num_classes, device=self.device)
-        top1 = accuracy(counts).value
-        return {"val/top1": top1, "val/loss": mean_nll(counts), "train/images_per_second": speed}
-
-
-@contextmanager
-def _stop_signals() -> Iterator[Callable[[], int]]:
-    """Yields a function that tells which of SIGINT and SIGTERM has come, or 0. A second signal stops at once."""
-    received = [0]
-
-    def note(number: int, _: object) -> None:
-        received[0] = number
-        signal.signal(number, before[signal.Signals(number)])
-
-    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield lambda: received[0]
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -9,7 +9,9 @@ import warnings
 import typer
 
 from linnaeus import __version__
+from linnaeus.cli.data import data_app
 from linnaeus.cli.inspect import demo, doctor, models
+from linnaeus.cli.recipes import recipes
 from linnaeus.cli.train import resume, train
 from linnaeus.cli.use import evaluate, predict
 from linnaeus.core.errors import EnvironmentFault, LinnaeusError
@@ -26,6 +28,8 @@ app = typer.Typer(
 )
 for command in (doctor, train, resume, evaluate, predict, models, demo):
     app.command()(command)
+app.add_typer(data_app)
+app.add_typer(recipes, name="recipes")
 
 
 def _version(asked: bool) -> None:

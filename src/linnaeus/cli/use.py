@@ -15,6 +15,7 @@ from linnaeus.core.errors import VerdictError
 
 if TYPE_CHECKING:
     from linnaeus.app.evaluate import Evaluation
+    from linnaeus.app.progress import Display
     from linnaeus.deploy.bundle import Prediction
 
     Rows = list[tuple[str, Prediction]]
@@ -40,7 +41,8 @@ def evaluate(
 ) -> None:
     """Score a model: accuracy with its interval, precision and recall by class, confusion matrix.
 
-    Classes are matched by name; a class that the model does not know is refused.
+    Where an image may have several classes: mean average precision, F1 at the thresholds of the model, both with their
+    intervals, and the figures of each class. Classes are matched by name; one that the model does not know is refused.
 
     Examples:
 
@@ -58,16 +60,7 @@ def evaluate(
     if as_json:
         typer.echo(json.dumps(_evaluation_json(result)))
         return
-    from linnaeus.metrics.scores import most_confused
-    from linnaeus.report.tables import class_table, confused_table, confusion_table, headline_table
-
-    display.show(headline_table(result.scores, result.what))
-    display.show(class_table(result.scores, result.classes))
-    if len(result.classes) <= 20:
-        display.show(confusion_table(result.confusion.tolist(), result.classes))
-    pairs = most_confused(result.confusion, 5)
-    if pairs:
-        display.show(confused_table(pairs, result.classes))
+    _show_evaluation(result, display)
 
 
 def predict(
@@ -81,6 +74,9 @@ def predict(
     device: Device = "auto",
 ) -> None:
     """Classify images. A file that cannot be read gets a row with the reason, and the exit code is then 1.
+
+    Where an image may have several classes, it gets all whose probability reaches the threshold of the class, perhaps
+    none. In CSV they stand in one cell with their probabilities in the next: cat|dog and 0.910000|0.640000.
 
     Examples:
 
@@ -102,12 +98,30 @@ def predict(
         raise VerdictError(f"{failed} of {len(rows)} images could not be read; see their rows")
 
 
+def _show_evaluation(result: "Evaluation", display: "Display") -> None:
+    from linnaeus.metrics.multilabel import MultiScores
+    from linnaeus.metrics.scores import most_confused
+    from linnaeus.report.tables import class_table, confused_table, confusion_table, headline_table, label_table
+
+    display.show(headline_table(result.scores, result.what))
+    if isinstance(result.scores, MultiScores):
+        display.show(label_table(result.scores, result.classes))
+        return
+    assert result.confusion is not None  # as always where images have one class
+    display.show(class_table(result.scores, result.classes))
+    if len(result.classes) <= 20:
+        display.show(confusion_table(result.confusion.tolist(), result.classes))
+    pairs = most_confused(result.confusion, 5)
+    if pairs:
+        display.show(confused_table(pairs, result.classes))
+
+
 def _evaluation_json(result: "Evaluation") -> dict[str, object]:
     return {
         "images": result.what,
         "classes": list(result.classes),
         **asdict(result.scores),
-        "confusion": result.confusion.tolist(),
+        **({} if result.confusion is None else {"confusion": result.confusion.tolist()}),
         "unreadable": result.unreadable,
     }
 
@@ -124,8 +138,10 @@ def _print_table(rows: "Rows") -> None:
         if prediction.error:
             table.add_row(Text(path), Text(f"error: {prediction.error}", "red"), "", "")
             continue
-        others = ", ".join(f"{name} {p:.1%}" for name, p in prediction.top[1:])
-        table.add_row(Text(path), Text(prediction.label), f"{prediction.probability:.1%}", Text(others))
+        others = ", ".join(f"{name} {p:.1%}" for name, p in prediction.top if (name, p) not in prediction.labels)
+        probabilities = ", ".join(f"{p:.1%}" for _, p in prediction.labels)
+        labels = ", ".join(name for name, _ in prediction.labels)
+        table.add_row(Text(path), Text(labels), probabilities, Text(others))
     Console().print(table)
 
 
@@ -133,8 +149,8 @@ def _print_csv(rows: "Rows") -> None:
     writer = csv.writer(sys.stdout, lineterminator="\n")
     writer.writerow(["image", "label", "probability", "error"])
     for path, prediction in rows:
-        probability = "" if prediction.error else f"{prediction.probability:.6f}"
-        writer.writerow([path, prediction.label, probability, prediction.error])
+        probabilities = "|".join(f"{p:.6f}" for _, p in prediction.labels)
+        writer.writerow([path, prediction.label, probabilities, prediction.error])
 
 
 def _print_json(rows: "Rows") -> None:

@@ -18,7 +18,8 @@ class Batch:
 
     Attributes:
         images: (B, C, H, W) uint8.
-        targets: (B,) int64 for one class an image, or (B, K) float for several classes or soft targets.
+        targets: (B,) int64 for one class an image; (B, K) uint8, 1 for each class that an image has, where it may have
+            several; or (B, K) float for soft targets.
         valid: (B,) bool; False marks padding, which no sum may count.
         index: (B,) int64, the position of each image in its source: it leads back to the file.
     """

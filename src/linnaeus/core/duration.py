@@ -1,4 +1,4 @@
-"""Durations with units: "90ep", "5000st", "10%" become steps once; the training code only ever sees steps."""
+"""Durations with units: "90ep" and "5000st" become steps once, "10%" a share of the run; "15min" needs a clock."""
 
 import math
 import re
@@ -19,6 +19,11 @@ class Duration:
 
     amount: float
     unit: Unit
+
+    @property
+    def is_time(self) -> bool:
+        """Whether only a clock can tell when it has passed."""
+        return self.unit == "s"
 
     @staticmethod
     def parse(text: str) -> "Duration":
@@ -48,10 +53,29 @@ class Duration:
         Raises:
             RequestError: for a time, which only a clock can turn into steps, and for a percentage without `total`.
         """
-        if self.unit == "s" or (self.unit == "%" and total is None):
+        if self.is_time or (self.unit == "%" and total is None):
             raise RequestError(f"{self} cannot be counted in steps here: give epochs (30ep) or steps (5000st)")
         per_unit = {"ep": steps_per_epoch, "st": 1, "%": (total or 0) / 100}[self.unit]
         return max(1, math.ceil(self.amount * per_unit - 1e-9))
 
+    def share(self, run: "Duration", *, steps_per_epoch: int) -> float:
+        """How much of a whole run this is; 1 is all of it. In a run of steps, of so many whole steps.
+
+        Raises:
+            RequestError: where one is a time and the other is counted in steps: how long a step takes is not known.
+        """
+        if self.unit == "%" and run.is_time:
+            return self.amount / 100
+        if self.is_time != run.is_time:
+            kinds = ("30s or 2min", "epochs or steps") if run.is_time else ("5ep or 500st", "a time")
+            raise RequestError(f"{self} is {kinds[1]}, and the run is {run}: give {kinds[0]}, or a share such as 10%")
+        if run.is_time:
+            return self.amount / run.amount
+        total = run.steps(steps_per_epoch=steps_per_epoch)
+        return self.steps(steps_per_epoch=steps_per_epoch, total=total) / total
+
     def __str__(self) -> str:
+        for unit, seconds in (("h", 3600), ("min", 60)):
+            if self.is_time and self.amount >= seconds:
+                return f"{self.amount / seconds:g}{unit}"
         return f"{self.amount:g}{self.unit}"

@@ -23,6 +23,14 @@ class VerdictError(LinnaeusError):
     exit_code = 1
 
 
+class Unstable(VerdictError):
+    """Training went astray: a loss far above the usual one, or too many steps in a row that could not be taken."""
+
+
+class NotFinite(Unstable):
+    """A loss, a gradient or a weight became NaN or infinite."""
+
+
 class RequestError(LinnaeusError, ValueError):
     """The request was wrong. Also a `ValueError`, so that users of the Python interface can catch it as one."""
 

@@ -75,11 +75,18 @@ def read_json(path: Path, kind: str, version: int) -> dict[str, Any]:
 
 
 def save_tensors(path: Path, kind: str, version: int, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> None:
-    """Writes tensors and a JSON-able description as one safetensors file, atomically, with a checksum of both."""
+    """Writes tensors and a JSON-able description as one safetensors file, atomically, with a checksum of both.
+
+    Raises:
+        EnvironmentFault: if it cannot be written, as on a full disk.
+    """
     ready = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     text = json.dumps({**about, "format": kind, "version": version}, sort_keys=True)
     with atomic(path) as temporary:
-        save_file(ready, temporary, metadata={"about": text, "sha256": _digest(ready, text)})
+        try:
+            save_file(ready, temporary, metadata={"about": text, "sha256": _digest(ready, text)})
+        except SafetensorError as error:
+            raise EnvironmentFault(f"{path} cannot be written: {error}") from None
 
 
 def load_tensors(path: Path, kind: str, version: int) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -1,11 +1,22 @@
 """What happened: one JSON line per event, mirrored to TensorBoard."""
 
+import copy
 import json
+import warnings
 from collections.abc import Mapping
+from contextlib import redirect_stdout
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import Tensor, nn
+from torch.jit._trace import TracerWarning as _TracerWarning
+
 from linnaeus.core.files import write_text
+
+BINS = 64
+"""Of a histogram, between the least and the greatest value: 1 KiB on disk."""
 
 
 class Recorder:
@@ -29,6 +40,48 @@ class Recorder:
         self._file.flush()
         for name, value in values.items():
             self._board.add_scalar(name, value, step)
+
+    def histogram(self, step: int, name: str, values: Tensor) -> None:
+        """How the values of a tensor of any shape are distributed, for TensorBoard; those not finite are left out.
+
+        Counted in equal bins on the tensor's own device: TensorBoard's way of counting takes many times as long.
+        """
+        values = values.detach().flatten().float()
+        low, high = torch.aminmax(values)
+        if not bool(torch.isfinite(high - low)):
+            values = values[torch.isfinite(values)]
+            low, high = torch.aminmax(values) if len(values) else (low, high)
+        if not len(values):
+            return
+        ends = (float(low), float(high)) if low < high else (float(low) - 1e-6, float(low) + 1e-6)
+        counts = torch.histc(values, BINS, *ends)
+        self._board.add_histogram_raw(
+            name,
+            min=float(low),
+            max=float(high),
+            num=len(values),
+            sum=float(values.sum()),
+            sum_squares=float(values.square().sum()),
+            bucket_limits=torch.linspace(*ends, BINS + 1)[1:].tolist(),
+            bucket_counts=counts.tolist(),
+            global_step=step,
+        )
+
+    def images(self, step: int, name: str, images: Tensor) -> None:
+        """(B, 1 or 3, H, W) float in [0, 1], as one picture for TensorBoard."""
+        self._board.add_images(name, images.detach().clamp(0, 1).cpu(), step)
+
+    def graph(self, model: nn.Module, images: Tensor) -> None:
+        """The network as TensorBoard draws it, in evaluation; `images`: (B, C, H, W) float, as it takes them.
+
+        Raises:
+            RuntimeError: if it cannot be traced.
+        """
+        copied = copy.deepcopy(model).cpu().eval()  # tracing calls the network several times: not the one that trains
+        with warnings.catch_warnings(), redirect_stdout(StringIO()):  # it prints what it also raises
+            warnings.simplefilter("ignore", FutureWarning)  # TensorBoard traces by torch.jit, which is deprecated
+            warnings.simplefilter("ignore", _TracerWarning)  # a size that the graph holds as a number
+            self._board.add_graph(copied, images.detach().cpu())
 
     def close(self) -> None:
         """Flushes and closes both."""

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from linnaeus.data.findings import Case, Finding
 
@@ -13,10 +14,14 @@ _SHOWN = 5  # classes in a sentence
 
 def check_class_sizes(case: Case) -> Iterable[Finding]:
     """Classes with no image, with few, and with many fewer than others. Images that do not decode do not count."""
-    counts, classes = case.class_counts(case.audit.usable), case.labels.classes
+    usable, classes = case.audit.usable, case.labels.classes
+    counts = case.class_counts(usable)
     present = np.flatnonzero(counts)
-    if len(present) == 1 and case.labels.task == "single":
-        yield Finding("one_class", f"All images that can be used are of class '{classes[present[0]]}'.")
+    if len(usable) and len(np.unique(case.label_numbers()[usable])) == 1:
+        what = "are of class" if case.labels.task == "single" else "have the same labels:"
+        yield Finding("one_class", f"All images that can be used {what} '{case.labels.text(int(usable[0]))}'.")
+    elif case.labels.task == "multi":
+        yield from _on_every_image(counts, len(usable), classes)
     empty = [classes[k] for k in np.flatnonzero(counts == 0)]
     if empty and len(present):
         yield Finding(
@@ -36,6 +41,14 @@ def check_class_sizes(case: Case) -> Iterable[Finding]:
             f"{counts[largest] / counts[smallest]:.0f} times as many."
         )
         yield Finding("unbalanced", reason, subjects=(classes[largest], classes[smallest]))
+
+
+def _on_every_image(counts: NDArray[np.int64], total: int, classes: Sequence[str]) -> Iterable[Finding]:
+    """A class that every image has is right for whatever is said of it, and so its score says nothing."""
+    everywhere = [classes[k] for k in np.flatnonzero(counts == total).tolist()]
+    if everywhere:
+        reason = f"{_classes(len(everywhere), 'is', 'are')} on every image, with nothing to be told from: "
+        yield Finding("unbalanced", f"{reason}{_list(everywhere)}.", subjects=tuple(everywhere))
 
 
 def check_splits(case: Case) -> Iterable[Finding]:

@@ -62,6 +62,11 @@ KINDS: dict[str, Kind] = {
         "warning",
         "Look at them: they differ in small detail, or a label is wrong.",
     ),
+    "suspect_label": Kind(
+        "Labels that look wrong",
+        "warning",
+        "Look at them, the surest first. Where a label is wrong, correct it in your data and train again.",
+    ),
     "unreadable": Kind(
         "Files that cannot be decoded", "warning", "They are left out. Save or copy them again.", quarantined=True
     ),
@@ -75,7 +80,9 @@ KINDS: dict[str, Kind] = {
     ),
     "tiny_class": Kind("Classes with few images", "warning", "Expect them to be recognised badly; add images."),
     "unbalanced": Kind(
-        "Unbalanced classes", "warning", "Judge by balanced accuracy, and weigh or resample the classes in training."
+        "Unbalanced classes",
+        "warning",
+        "Judge by balanced accuracy, or mAP where images have several classes, and weigh or resample them in training.",
     ),
     "shift": Kind(
         "Splits that differ",

@@ -4,80 +4,48 @@ Both give the same images in the same order with the same draws; they differ in 
 """
 
 import signal
+import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import partial
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, get_worker_info
 
 from linnaeus.core.batch import Batch
-from linnaeus.core.seed import draws, generator, permutation
-from linnaeus.data.augment import AugmentBatch, Draws, alternate_flips, repeat
+from linnaeus.core.errors import DataError, EnvironmentFault
+from linnaeus.data.augment import AugmentBatch, Draws
 from linnaeus.data.decode import Pixels, UnreadableImage
+from linnaeus.data.order import Order
 from linnaeus.data.sources import Source
 
+ImageOf = Callable[[int], Pixels]
+"""Position in the source -> decoded pixels. Raises UnreadableImage or OSError where there are none."""
 PrepareImage = Callable[[Pixels, Draws], Tensor]
 """(decoded pixels, the image's draws) -> (C, S, S) uint8."""
+GONE = 32
+"""So many images in a row that cannot be read any more are not single files that are gone, but all of them."""
 
 
-@dataclass(frozen=True)
-class Order:
-    """Which images form which batch.
+def decoded(source: Source) -> ImageOf:
+    """The images of a source as its own decoder sees them."""
+    return partial(_decode, source)
 
-    Attributes:
-        num_images: N.
-        batch_size: B, the largest batch.
-        seed: shuffles each epoch anew; None keeps the images in order, for evaluation.
-        repeats: copies of an image in an epoch, which then has as many fewer images (`augment.repeat`).
-        alternate_flips: images are mirrored in every other epoch (`augment.alternate_flips`).
-    """
 
-    num_images: int
-    batch_size: int
-    seed: int | None
-    repeats: int = 1
-    alternate_flips: bool = False
-
-    @property
-    def num_batches(self) -> int:
-        """Batches in an epoch, each image in exactly one."""
-        return -(-self.num_images // self.batch_size)
-
-    def rows(self, epoch: int) -> NDArray[np.int64]:
-        """(N,) positions in the set, in this epoch's global order."""
-        if self.seed is None:
-            return np.arange(self.num_images)
-        return repeat(permutation(self.num_images, seed=self.seed, epoch=epoch), repeats=self.repeats)
-
-    def draws(self, epoch: int, first: int, rows: NDArray[np.int64]) -> Draws:
-        """(B, DRAWS), the numbers of `rows`, which stand from position `first` on in this epoch's order."""
-        numbers = draws(self.seed or 0, "augment", epoch, start=first, count=len(rows))
-        return alternate_flips(numbers, self._first_flips[rows], epoch=epoch) if self.alternate_flips else numbers
-
-    @cached_property
-    def _first_flips(self) -> NDArray[np.float64]:
-        return generator(self.seed or 0, "flip").random(self.num_images)
-
-    def bounds(self, number: int) -> tuple[int, int]:
-        """First and last-but-one position, in the global order, of one batch.
-
-        Batches for training differ by at most one image, for a small last batch would weigh its images more and give
-        batch normalisation poor statistics. Batches for evaluation are full but for the last, to be padded.
-        """
-        if self.seed is None:
-            return number * self.batch_size, min((number + 1) * self.batch_size, self.num_images)
-        return (
-            number * self.num_images // self.num_batches,
-            (number + 1) * self.num_images // self.num_batches,
-        )
+def _decode(source: Source, position: int) -> Pixels:
+    return source.decode(source.read(position))
 
 
 class MemoryLoader:
-    """A whole set as one uint8 array, augmented a batch at a time."""
+    """A whole set as one uint8 array, augmented a batch at a time.
+
+    Attributes:
+        worked: seconds of processor time that batches have taken so far.
+    """
 
     def __init__(
         self,
@@ -92,11 +60,13 @@ class MemoryLoader:
         self._images, self._targets, self._index = images, targets, index
         self._order, self._augment = order, augment
         self.num_images, self.num_batches = order.num_images, order.num_batches
+        self.worked = 0.0
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         """The batches of one epoch from number `start` on."""
         order = self._order.rows(epoch)
         for number in range(start, self.num_batches):
+            began = time.thread_time()
             first, stop = self._order.bounds(number)
             positions = self._index[order[first:stop]]
             images = self._images[positions]
@@ -104,6 +74,7 @@ class MemoryLoader:
                 images = self._augment(images, self._order.draws(epoch, first, order[first:stop]))
             pixels = torch.from_numpy(images).permute(0, 3, 1, 2)  # (B, S, S, C) -> (B, C, S, S), channels last
             batch = Batch.of(pixels, self._targets[positions], torch.from_numpy(positions))
+            self.worked += time.thread_time() - began
             yield batch if self._order.seed is not None else batch.pad(self._order.batch_size)
 
 
@@ -133,40 +104,51 @@ class _Requests:
 
 @dataclass(frozen=True)
 class _Files:
-    """What a worker does with a request. An image that can no longer be read comes back as padding, not as another."""
+    """What a worker does with a request. An image that can no longer be read comes back as padding, not as another.
 
-    source: Source
+    Attributes:
+        worked: (W,) seconds of processor time, a worker each; shared memory.
+    """
+
+    images: ImageOf
     index: NDArray[np.int64]
     targets: Tensor
     order: Order
     prepare: PrepareImage
     shape: tuple[int, int, int]
+    worked: Tensor
 
     def __len__(self) -> int:
         return self.order.num_images
 
     def __getitem__(self, request: _Request) -> Batch:
+        began = time.thread_time()
         numbers = self.order.draws(request.epoch, request.first, request.rows)
-        images = torch.zeros(len(request.rows), *self.shape, dtype=torch.uint8)
-        images = images.contiguous(memory_format=torch.channels_last)
+        channels, height, width = self.shape
+        pixels = np.zeros((len(request.rows), height, width, channels), np.uint8)
+        images = torch.from_numpy(pixels).permute(0, 3, 1, 2)  # (B, S, S, C) -> (B, C, S, S), channels last
         valid = torch.ones(len(request.rows), dtype=torch.bool)
         positions = self.index[request.rows]
         for slot, (position, row) in enumerate(zip(positions.tolist(), numbers, strict=True)):
             try:
-                images[slot] = self.prepare(self.source.decode(self.source.read(position)), row)
+                images[slot] = self.prepare(self.images(position), row)
             except (UnreadableImage, OSError):
                 valid[slot] = False
-        batch = Batch.of(images, self.targets[positions], torch.from_numpy(positions))
-        batch = replace(batch, valid=valid)
-        return batch if self.order.seed is not None else batch.pad(self.order.batch_size)
+        worker = get_worker_info()
+        self.worked[worker.id if worker else 0] += time.thread_time() - began
+        return replace(Batch.of(images, self.targets[positions], torch.from_numpy(positions)), valid=valid)
 
 
 class FileLoader:
-    """Files decoded, augmented and batched by worker processes."""
+    """Files decoded, augmented and batched by worker processes.
+
+    Attributes:
+        missing: positions of images that could no longer be read when a batch was made.
+    """
 
     def __init__(
         self,
-        source: Source,
+        images: ImageOf,
         index: NDArray[np.int64],
         targets: Tensor,
         *,
@@ -177,9 +159,13 @@ class FileLoader:
     ) -> None:
         """`targets`: (M, ...), of the whole source; `index`: (N,), whom to bring; `shape`: (C, S, S)."""
         self.num_images, self.num_batches = order.num_images, order.num_batches
+        self.missing: set[int] = set()
+        self._order, self._gone = order, 0
         self._current = [(0, 0)]
+        self._worked = torch.zeros(max(1, workers), dtype=torch.float64)
+        self._worked.share_memory_()  # type: ignore[no-untyped-call]
         self._loader: DataLoader[Batch] = DataLoader(
-            _Files(source, index, targets, order, prepare, shape),  # type: ignore[arg-type]  # map-style by request
+            _Files(images, index, targets, order, prepare, shape, self._worked),  # type: ignore[arg-type]  # map-style
             batch_size=None,  # a request is a whole batch already
             sampler=_Requests(order, self._current),
             num_workers=workers,
@@ -188,10 +174,94 @@ class FileLoader:
             pin_memory=torch.cuda.is_available(),
         )
 
+    @property
+    def worked(self) -> float:
+        """Seconds of processor time that batches have taken so far, of all workers together."""
+        return float(self._worked.sum())
+
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
-        """The batches of one epoch from number `start` on."""
+        """The batches of one epoch from number `start` on.
+
+        Raises:
+            DataError: in training, if `GONE` images in a row cannot be read any more.
+            EnvironmentFault: if a worker was killed.
+        """
         self._current[0] = (epoch, start)
-        yield from self._loader
+        with watched_workers():
+            for batch in self._loader:
+                self._count_missing(batch)
+                yield batch if self._order.seed is not None else batch.pad(self._order.batch_size)
+
+    def _count_missing(self, batch: Batch) -> None:
+        if bool(batch.valid.all()):
+            self._gone = 0
+            return
+        self.missing.update(batch.index[~batch.valid].tolist())
+        for is_valid in batch.valid.tolist():
+            self._gone = 0 if is_valid else self._gone + 1
+            if self._gone >= GONE and self._order.seed is not None:
+                raise DataError(f"{GONE} images in a row cannot be read any more: is their disk still there?")
+
+
+class Watched:
+    """Hands on the batches of a loader, and measures how long they were waited for.
+
+    On a GPU the program runs ahead of the device, so that it waits for batches only where these are what is slow.
+
+    Attributes:
+        waited: seconds since the epoch, or the resumed part of it, began.
+    """
+
+    def __init__(self, loader: MemoryLoader | FileLoader) -> None:
+        self.num_images, self.num_batches = loader.num_images, loader.num_batches
+        self._loader = loader
+        self._began = self._worked = self.waited = 0.0
+
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+        """The loader's own."""
+        self._began, self._worked, self.waited = time.monotonic(), self._loader.worked, 0.0
+        batches = self._loader.epoch(epoch, start)
+        while True:
+            asked = time.monotonic()
+            batch = next(batches, None)
+            self.waited += time.monotonic() - asked
+            if batch is None:
+                return
+            yield batch
+
+    @property
+    def wait(self) -> float:
+        """Share of the time since then in which batches were waited for."""
+        return self.waited / self._elapsed
+
+    @property
+    def busy(self) -> float:
+        """How many cores have made batches since then, on average."""
+        return (self._loader.worked - self._worked) / self._elapsed
+
+    @property
+    def _elapsed(self) -> float:
+        return max(time.monotonic() - self._began, 1e-9)
+
+
+@contextmanager
+def watched_workers() -> Iterator[None]:
+    """Explains the death of a worker.
+
+    PyTorch reports it wherever the program is at that moment; where it takes a batch, the connection may break first.
+
+    Raises:
+        EnvironmentFault: if a worker was killed.
+    """
+    try:
+        yield
+    except (RuntimeError, ConnectionError, EOFError) as error:
+        if isinstance(error, RuntimeError) and not str(error).startswith("DataLoader worker"):
+            raise
+        raise EnvironmentFault(
+            "a process that decodes images was killed, as the system does where memory is short: free some, or set "
+            "fewer data.workers"
+        ) from None
 
 
 def _start_worker(_: int) -> None:

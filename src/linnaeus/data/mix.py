@@ -47,7 +47,7 @@ def mix(images: Tensor, targets: Tensor, valid: Tensor, step: int, *, mixing: Mi
 
     Args:
         images: (B, C, H, W) float, normalised.
-        targets: (B,) int64 classes, or (B, K) float probabilities.
+        targets: (B,) int64 classes, or (B, K): 1 for each class of an image, or probabilities.
         valid: (B,) bool; an image that is not, or whose neighbour is not, stays as it is.
         step: number of the step, from 0.
 
@@ -70,9 +70,9 @@ def mix(images: Tensor, targets: Tensor, valid: Tensor, step: int, *, mixing: Mi
 
 
 def soft_targets(targets: Tensor, num_classes: int) -> Tensor:
-    """(B,) int64 -> (B, K) float32, one of K each; (B, K) stays as it is."""
+    """(B,) int64 -> (B, K) float32, one of K each; (B, K) of any kind becomes float32."""
     if targets.ndim == 2:
-        return targets
+        return targets.float()
     return torch.zeros(len(targets), num_classes, device=targets.device).scatter_(1, targets[:, None], 1.0)
 
 

@@ -1,9 +1,9 @@
 """Who learns and who judges: *train* fits, *val* chooses and calibrates, *test* gives the headline.
 
 What the source says of its splits is kept. Without `test`, a given `val` is the test, since a person who set one part
-aside did so to judge with it. What is missing is carved out of train: stratified by class, by a fixed seed, and with
-exact copies of an image always in one role. Where the given splits share images, the copies outside the test are left
-out.
+aside did so to judge with it. What is missing is carved out of train: stratified by class, as `stratify.py` says where
+images have several, by a fixed seed, and with copies of an image always in one role. Where the given splits share
+images, the copies outside the test are left out.
 """
 
 from collections import defaultdict
@@ -17,6 +17,7 @@ from linnaeus.core.errors import DataError
 from linnaeus.core.seed import generator
 from linnaeus.data.doctor import Audit
 from linnaeus.data.sources import Labels
+from linnaeus.data.stratify import stratify
 
 ROLES = ("train", "val", "test")
 
@@ -101,16 +102,39 @@ def _copies_across(roles: NDArray[np.str_], audit: Audit) -> dict[int, str]:
 def _carve(
     roles: NDArray[np.str_], labels: Labels, together: list[Hashable], shares: dict[str, float], seed: int
 ) -> None:
-    """Moves a share of each class's groups of copies from train to each role in `shares`, at least one group."""
+    """Moves groups of copies from train to each role in `shares`."""
     if not shares:
         return
     groups: dict[Hashable, list[int]] = defaultdict(list)
     for index in np.flatnonzero(roles == "train").tolist():
         groups[together[index]].append(index)
-    by_class: dict[int, list[list[int]]] = defaultdict(list)
-    for members in groups.values():
-        by_class[int(labels.targets[members[0]])].append(members)
     shuffle = generator(seed, "split")
+    if labels.task == "single":
+        _carve_by_class(roles, labels, list(groups.values()), shares, shuffle)
+        return
+    order = np.array([index for members in groups.values() for index in members], np.int64)
+    sizes = np.array([len(members) for members in groups.values()], np.int64)
+    if len(sizes) <= len(shares):
+        raise DataError(
+            f"{len(sizes)} different usable training image(s) are too few to set some aside for "
+            f"{' and '.join(shares)}: add at least {len(shares) + 1 - len(sizes)}"
+        )
+    starts = np.cumsum(sizes) - sizes
+    counts = np.add.reduceat(labels.targets[order], starts, axis=0, dtype=np.int64)  # (G, K)
+    roles[order] = np.repeat(stratify(counts, sizes, shares, shuffle), sizes)
+
+
+def _carve_by_class(
+    roles: NDArray[np.str_],
+    labels: Labels,
+    groups: list[list[int]],
+    shares: dict[str, float],
+    shuffle: np.random.Generator,
+) -> None:
+    """Moves a share of each class's groups, at least one group."""
+    by_class: dict[int, list[list[int]]] = defaultdict(list)
+    for members in groups:
+        by_class[int(labels.targets[members[0]])].append(members)
     for label, name in enumerate(labels.classes):
         own = by_class[label]
         if len(own) <= len(shares):
@@ -126,8 +150,9 @@ def _carve(
 
 def _check(roles: NDArray[np.str_], labels: Labels) -> None:
     for role in ROLES:
-        counts = np.bincount(labels.targets[roles == role], minlength=len(labels.classes))
+        own = labels.targets[roles == role]
+        counts = np.bincount(own, minlength=len(labels.classes)) if own.ndim == 1 else own.sum(0, dtype=np.int64)
         if counts.min(initial=1) == 0 and role == "train":
             raise DataError(f"class '{labels.classes[int(counts.argmin())]}' has no usable image to train on")
         if counts.sum() == 0:
-            raise DataError(f"no usable image is left for {role}")
+            raise DataError(f"no usable image{'' if own.ndim == 1 else ' with a class'} is left for {role}")

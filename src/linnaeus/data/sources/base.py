@@ -39,6 +39,8 @@ class Labels:
         extra: further columns of a table, by name.
         notes: what was found out rather than told, in lines for a person: which column is which, that images have
             several classes.
+        shards: (N,) int32, equal for images that are brought together, as by the shard over a network; None where any
+            order of reading is as good.
     """
 
     classes: tuple[str, ...]
@@ -47,6 +49,7 @@ class Labels:
     ignored: tuple[str, ...] = ()
     extra: Mapping[str, Facet] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    shards: NDArray[np.int32] | None = None
 
     def __len__(self) -> int:
         return len(self.targets)
@@ -65,7 +68,8 @@ class Labels:
     def take(self, rows: NDArray[np.int64]) -> "Labels":
         """The labels of some images, in the order of `rows`."""
         extra = {name: Facet(facet.values, facet.codes[rows]) for name, facet in self.extra.items()}
-        return replace(self, targets=self.targets[rows], splits=self.splits[rows], extra=extra)
+        shards = None if self.shards is None else self.shards[rows]
+        return replace(self, targets=self.targets[rows], splits=self.splits[rows], extra=extra, shards=shards)
 
 
 class Source(Protocol):
