@@ -28,7 +28,7 @@ def train(
         data: a folder, a table, Parquet files, "hf:owner/name" or the name of a built-in set, as for `linnaeus train`.
         model: a name of `linnaeus models`.
         weights: where to start from: "default" for the published ones, a path, an address, or "hf:owner/name".
-        duration: "20ep" or "5000st".
+        duration: "20ep", "5000st", or a time for all of it such as "10min".
         seed: of everything random.
         out: the run's folder; by default `runs/<name>-<number>`.
         settings: any other settings by section, such as `{"optim": {"lr": 0.05}}`.

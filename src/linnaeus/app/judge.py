@@ -10,7 +10,7 @@ from linnaeus.app.narrator import Narrator
 from linnaeus.core.device import autocast
 from linnaeus.core.errors import Interrupted
 from linnaeus.engine.evaluate import evaluate
-from linnaeus.engine.guard import FAILURES, first_line, is_compiled, run_as_it_is
+from linnaeus.engine.guard import FAILURES, go_without_compiler
 from linnaeus.engine.step import State
 from linnaeus.engine.train import Rank, Scores
 from linnaeus.metrics.counts import Counts
@@ -47,11 +47,11 @@ class Judge:
         try:
             name, score, loss = self._score(network)
         except FAILURES as error:
-            if not is_compiled(network):
+            said = go_without_compiler(network, error)
+            if not said:
                 raise
-            run_as_it_is(network)
             state.compiled = False
-            self.note(f"the network runs as it is, since compiling it failed: {first_line(error)}")
+            self.note(said)
             name, score, loss = self._score(network)
         missing = len(self.begun.images.missing)
         return {name: score, "val/loss": loss, **measured, "data/missing": missing}, (score, -loss)

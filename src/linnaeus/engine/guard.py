@@ -97,3 +97,11 @@ def compile_in_place(model: nn.Module) -> None:
 def run_as_it_is(model: nn.Module) -> None:
     """Undoes `compile_in_place`."""
     model._compiled_call_impl = None
+
+
+def go_without_compiler(model: nn.Module, error: BaseException) -> str:
+    """Runs the network as it is from now on, if its compiler may be what failed: what to say of it, or "" if not."""
+    if not is_compiled(model) or is_out_of_memory(error) or str(error).startswith("DataLoader worker"):
+        return ""
+    run_as_it_is(model)
+    return f"the network runs as it is, since compiling it failed: {first_line(error)}"

@@ -20,12 +20,10 @@ from linnaeus.engine.guard import (
     FAILURES,
     FAULTS,
     count_fault,
-    first_line,
-    is_compiled,
+    go_without_compiler,
     is_out_of_memory,
     moving,
     put_back,
-    run_as_it_is,
 )
 from linnaeus.optim.ema import Ema
 
@@ -242,10 +240,9 @@ def _go_slower(state: State, batch: Batch, rule: StepRule, error: BaseException)
             f"out of memory at step {state.step + 1:,}: from here on {size} images at a time; a step is still one of "
             f"{len(batch)} images" + (", but BatchNorm sees only those of a part" if has_statistics else "")
         )
-    elif is_compiled(state.model) and not str(error).startswith("DataLoader worker"):
-        run_as_it_is(state.model)
+    elif said := go_without_compiler(state.model, error):
         state.compiled = False
-        rule.note(f"the network runs as it is, since compiling it failed: {first_line(error)}")
+        rule.note(said)
     else:
         raise error
 
