@@ -3,15 +3,15 @@
 import time
 from pathlib import Path
 
-import numpy as np
 import pytest
-from PIL import Image
 
 from linnaeus.app import begin as module
 from linnaeus.app.begin import Beginning, begin
 from linnaeus.app.config import make_config
 from linnaeus.app.progress import Display
 from linnaeus.engine.autotune import Choice, Speed, Way
+
+from .dots import draw_dots
 
 QUIET = Display(quiet=True)
 PLAIN = Way("fp32", False)
@@ -20,13 +20,7 @@ PLAIN = Way("fp32", False)
 @pytest.fixture(scope="module")
 def dots(tmp_path_factory) -> Path:
     """Forty grey images of 28 pixels in two classes."""
-    folder = tmp_path_factory.mktemp("dots")
-    for label, name in enumerate(["dark", "light"]):
-        (folder / name).mkdir()
-        for number in range(20):
-            pixels = np.random.default_rng((label, number)).integers(0, 120, (28, 28), np.uint8) + 120 * label
-            Image.fromarray(pixels.astype(np.uint8)).save(folder / name / f"{number}.png")
-    return folder
+    return draw_dots(tmp_path_factory.mktemp("dots"), 20)
 
 
 def begun(dots: Path, data: dict | None = None, **train: object) -> Beginning:

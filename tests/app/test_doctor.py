@@ -19,9 +19,7 @@ from linnaeus.core.errors import DataError, Interrupted, RequestError
 QUIET = Display(quiet=True)
 
 
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("LINNAEUS_CACHE", str(tmp_path / "cache"))
+pytestmark = pytest.mark.usefixtures("own_cache")
 
 
 @pytest.fixture

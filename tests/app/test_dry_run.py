@@ -8,9 +8,7 @@ import time
 from functools import partial
 from pathlib import Path
 
-import numpy as np
 import pytest
-from PIL import Image
 
 from linnaeus.app.config import make_config
 from linnaeus.app.dry_run import dry_run, in_time
@@ -19,17 +17,13 @@ from linnaeus.app.progress import Display
 from linnaeus.core.errors import RequestError
 from linnaeus.report.plots import columns
 
+from .dots import draw_dots
+
 
 @pytest.fixture(scope="module")
 def dots(tmp_path_factory) -> Path:
     """Sixty grey images of 28 pixels in two classes."""
-    folder = tmp_path_factory.mktemp("dots")
-    for label, name in enumerate(["dark", "light"]):
-        (folder / name).mkdir()
-        for number in range(30):
-            pixels = np.random.default_rng((label, number)).integers(0, 120, (28, 28), np.uint8) + 120 * label
-            Image.fromarray(pixels.astype(np.uint8)).save(folder / name / f"{number}.png")
-    return folder
+    return draw_dots(tmp_path_factory.mktemp("dots"), 30)
 
 
 @pytest.fixture

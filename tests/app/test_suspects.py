@@ -12,10 +12,7 @@ from linnaeus.app.config import make_config
 from linnaeus.app.progress import Display
 from linnaeus.app.train import train
 
-
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("LINNAEUS_CACHE", str(tmp_path / "cache"))
+pytestmark = pytest.mark.usefixtures("own_cache")
 
 
 @pytest.fixture

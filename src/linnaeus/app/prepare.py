@@ -158,7 +158,7 @@ def columns(config: DataConfig) -> Columns:
 
 def _check_classes(diagnosis: Diagnosis) -> None:
     case = diagnosis.case
-    counts = case.class_counts(case.audit.usable)
+    counts = case.labels.counts(case.audit.usable)
     if counts.min() == 0:
         name = case.labels.classes[int(counts.argmin())]
         raise DataError(f"class '{name}' has no image that can be read: mend or remove its folder")

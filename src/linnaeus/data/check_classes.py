@@ -15,7 +15,7 @@ _SHOWN = 5  # classes in a sentence
 def check_class_sizes(case: Case) -> Iterable[Finding]:
     """Classes with no image, with few, and with many fewer than others. Images that do not decode do not count."""
     usable, classes = case.audit.usable, case.labels.classes
-    counts = case.class_counts(usable)
+    counts = case.labels.counts(usable)
     present = np.flatnonzero(counts)
     if len(usable) and len(np.unique(case.label_numbers()[usable])) == 1:
         what = "are of class" if case.labels.task == "single" else "have the same labels:"
@@ -54,9 +54,9 @@ def _on_every_image(counts: NDArray[np.int64], total: int, classes: Sequence[str
 def check_splits(case: Case) -> Iterable[Finding]:
     """Classes that have images, and none in one of the splits."""
     usable, classes = case.audit.usable, case.labels.classes
-    known = case.class_counts(usable) > 0
+    known = case.labels.counts(usable) > 0
     for split in case.splits:
-        counts = case.class_counts(usable[case.labels.splits[usable] == split])
+        counts = case.labels.counts(usable[case.labels.splits[usable] == split])
         missing = [classes[k] for k in np.flatnonzero(known & (counts == 0))]
         if missing:
             reason = f"{_classes(len(missing), 'is', 'are')} missing from {split}: {_list(missing)}."

@@ -157,14 +157,6 @@ class Case:
         numbers: NDArray[np.int64] = np.unique(self.labels.targets, axis=0, return_inverse=True)[1].reshape(-1)
         return numbers
 
-    def class_counts(self, positions: NDArray[np.int64]) -> NDArray[np.int64]:
-        """(K,) images of each class among `positions`."""
-        targets = self.labels.targets[positions]
-        if targets.ndim == 1:
-            return np.bincount(targets, minlength=len(self.labels.classes))
-        counts: NDArray[np.int64] = targets.sum(0, dtype=np.int64)
-        return counts
-
 
 @dataclass(frozen=True)
 class Finding:

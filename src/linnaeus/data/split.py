@@ -150,9 +150,8 @@ def _carve_by_class(
 
 def _check(roles: NDArray[np.str_], labels: Labels) -> None:
     for role in ROLES:
-        own = labels.targets[roles == role]
-        counts = np.bincount(own, minlength=len(labels.classes)) if own.ndim == 1 else own.sum(0, dtype=np.int64)
+        counts = labels.counts(roles == role)
         if counts.min(initial=1) == 0 and role == "train":
             raise DataError(f"class '{labels.classes[int(counts.argmin())]}' has no usable image to train on")
         if counts.sum() == 0:
-            raise DataError(f"no usable image{'' if own.ndim == 1 else ' with a class'} is left for {role}")
+            raise DataError(f"no usable image{'' if labels.task == 'single' else ' with a class'} is left for {role}")

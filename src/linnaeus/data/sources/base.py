@@ -59,6 +59,14 @@ class Labels:
         """Whether an image has exactly one class, or any number of them."""
         return "single" if self.targets.ndim == 1 else "multi"
 
+    def counts(self, rows: NDArray[np.int64] | NDArray[np.bool_]) -> NDArray[np.int64]:
+        """(K,) images of each class among those at `rows`: positions, or (N,) bool."""
+        targets = self.targets[rows]
+        if self.task == "single":
+            return np.bincount(targets, minlength=len(self.classes))
+        counts: NDArray[np.int64] = targets.sum(0, dtype=np.int64)
+        return counts
+
     def text(self, index: int) -> str:
         """The classes of one image as a cell of a table: `cat`, or `cat|dog` where images may have several."""
         if self.targets.ndim == 1:
