@@ -1,17 +1,21 @@
-"""Training throughput, ours beside a plain PyTorch loop, in one process, in rounds, by median.
+"""Training throughput, ours beside a plain PyTorch loop, timm's and fastai's, in one process, in rounds, by median.
+
+    make bench ARGS="--only photos --networks resnet18 --rounds 3"
 
 On folders of class folders of `make test-data`, 32-pixel images (CIFAR-10 as JPEG) and photos (hymenoptera):
 
-- *network-bound*: ResNet-20 on CIFAR-10; the plain loop in fp32 with the images already decoded in memory, so that it
-  loses nothing to its loader, against our engine with `--precision fp32` and with what autotune chooses;
-- *loader-bound*: LeNet-5 at 32 pixels, on CIFAR-10 and on photos; `ImageFolder` + transforms +
-  `DataLoader(num_workers=2)` + the same network, against our engine with the set in memory. The same network with its
-  images ready is the limit of either. The one decoding of the set into memory is not counted; the plain side decodes
-  every image in every epoch;
-- *loaders alone*: the same two without a network.
+- *photos*: ResNet-18, ConvNeXt-T and ViT-S at 224 pixels from JPEG files, random resized crops and mirroring. The goal,
+  with bfloat16, is 2.2 times the images/s of the peers' defaults for the first and 1.6 times for the others, and never
+  below their best flags;
+- *small*: LeNet-5 and ResNet-20 on CIFAR-10, ours with the set in memory; the goal is 10 and 2 times the best peer. The
+  same network with its images ready, in a plain loop in fp32, is a limit that no loader passes. The one decoding of the
+  set into memory is not counted; the peers decode every image in every epoch;
+- *loaders*: ours and the plain one without a network.
 
-The last line of stdout is one JSON object. Run it on a quiet machine: a foreign job on one core slows eager PyTorch
-several times over, and both sides unevenly.
+Peers (`peers.py`) run at their defaults and at their best flags; ours runs as autotune sets it, and compiled with
+`--compiled`, as their best flags then do. Ratios are to the fastest peer with the same kind of flags, by round.
+A turn starts with the few batches that workers have ready: take at least 12 steps. The last line of stdout is one JSON
+object. Run it on a quiet machine: a foreign job on one core slows eager PyTorch several times over.
 """
 
 import argparse
@@ -26,10 +30,7 @@ from pathlib import Path
 from statistics import median
 
 import torch
-from torch import nn
-from torch.utils.data import ConcatDataset, DataLoader
-from torchvision.datasets import ImageFolder
-from torchvision.transforms import v2
+from peers import CPU, MIN_AREA, Side, Task, image_folder, installed, plain
 
 from linnaeus.app.build import make_rule, make_state
 from linnaeus.app.config import Config, make_config
@@ -39,26 +40,27 @@ from linnaeus.app.progress import Display
 from linnaeus.app.resolve import resolve
 from linnaeus.core.batch import Batch
 from linnaeus.engine.autotune import candidates, choose
+from linnaeus.engine.guard import compile_in_place
 from linnaeus.engine.step import take_step
-from linnaeus.models import create_model
 
-DEVICE = torch.device("cpu")
-BATCH, LENET_BATCH = 128, 512
+PHOTO_NETWORKS, SMALL_NETWORKS = ("resnet18", "convnext_tiny", "vit_small"), ("lenet5", "resnet20")
+PHOTO_BATCH, BATCH, LENET_BATCH = 32, 128, 512
+DEFAULTS, BEST = "defaults", "best flags"
 SETTLE_SECONDS = 2.0
 """A pause before each turn: workers of the side before go on until their queues are full, and would slow this one."""
-Side = Callable[[int], float]
-"""(steps) -> images a second."""
 Rows = dict[str, dict[str, float]]
-"""Side -> images a second, and the ratio to the first side."""
+"""Side -> images a second, and in ours the ratios to peers."""
 
 
 def ours(config: Config, prepared: Prepared, images: Images) -> Side:
-    """Our engine with the whole set in memory."""
+    """Our engine as the configuration has it."""
     loader = images.training()
     rule = make_rule(config, images.preprocess, loader, num_classes=len(prepared.classes), task=prepared.task)
     rule = replace(rule, total_steps=10**9)
-    state = make_state(config, len(prepared.classes), DEVICE)
+    state = make_state(config, len(prepared.classes), CPU)
     state.model.train()
+    if config.train.compile:
+        compile_in_place(state.model)
     batches = forever(loader.epoch)
 
     def work(steps: int) -> int:
@@ -71,25 +73,6 @@ def ours(config: Config, prepared: Prepared, images: Images) -> Side:
     return lambda steps: rate(work, steps)
 
 
-def plain(name: str, batches: Iterator[tuple[torch.Tensor, torch.Tensor]]) -> Side:
-    """The loop of the PyTorch tutorials: SGD with momentum, fp32, channels first."""
-    model = create_model(name, num_classes=10, image_size=32).train()
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9, nesterov=True, weight_decay=5e-4)
-    loss_of = nn.CrossEntropyLoss(label_smoothing=0.1)
-
-    def work(steps: int) -> int:
-        count = 0
-        for images, targets in islice(batches, steps):
-            optimizer.zero_grad()
-            loss = loss_of(model(images), targets)
-            loss.backward()
-            optimizer.step()
-            count += len(images)
-        return count
-
-    return lambda steps: rate(work, steps)
-
-
 def nothing(batches: Iterator) -> Side:
     """The loader alone: each batch is taken and dropped."""
 
@@ -97,24 +80,6 @@ def nothing(batches: Iterator) -> Side:
         return sum(len(batch if isinstance(batch, Batch) else batch[0]) for batch in islice(batches, steps))
 
     return lambda steps: rate(work, steps)
-
-
-def image_folder(folder: Path, batch_size: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """torchvision's way from JPEG files to batches of 32 pixels, with two workers."""
-    steps = [
-        v2.Resize(32),
-        v2.CenterCrop(32),
-        v2.RandomCrop(32, padding=4),
-        v2.RandomHorizontalFlip(),
-        v2.ToImage(),
-        v2.ToDtype(torch.float32, scale=True),
-    ]
-    transforms = v2.Compose([*steps, v2.Normalize([0.49, 0.48, 0.45], [0.25, 0.24, 0.26])])
-    once = ImageFolder(str(folder), transforms)  # Resize and CenterCrop hand on an image that has its size
-    dataset = ConcatDataset([once] * -(-20_000 // len(once)))  # a long epoch: between two, the workers would idle
-    loader = DataLoader(dataset, batch_size, shuffle=True, num_workers=2, persistent_workers=True)
-    while True:
-        yield from loader
 
 
 def in_memory(images: Images) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
@@ -139,26 +104,32 @@ def rate(work: Callable[[int], int], steps: int) -> float:
     return count / (time.perf_counter() - start)
 
 
-def settle(data: str, model: str, **train: object) -> tuple[Config, Prepared]:
-    """The complete configuration and the images of a run at 32 pixels."""
-    content = {"data": {"source": data, "loader": "memory"}, "model": {"name": model, "image_size": 32}}
-    config = make_config({**content, "train": {"batch_size": BATCH, "channels_last": False, **train}})
-    prepared = prepare(config.data, seed=0, display=Display(quiet=True))
-    return resolve(config, prepared), prepared
+def settle(folder: Path, network: str, size: int, batch_size: int) -> tuple[Config, Prepared, Images]:
+    """A run of ours on a folder of class folders: small images in memory, photos from files."""
+    content = {
+        "data": {"source": str(folder), "loader": "memory" if size == 32 else "files"},
+        "model": {"name": network, "image_size": size},
+        "augment": {"min_area": MIN_AREA},
+        "train": {"batch_size": batch_size, "channels_last": False, "precision": "fp32"},
+    }
+    config, display = make_config(content), Display(quiet=True)
+    prepared = prepare(config.data, seed=0, display=display)
+    config = resolve(config, prepared)
+    return config, prepared, Images(config, prepared, display)
 
 
-def tuned(config: Config, prepared: Prepared, images: Images) -> Config:
+def tuned(config: Config, prepared: Prepared, images: Images, *, compiled: bool) -> Config:
     """The configuration with what autotune measures to be fastest."""
     loader = images.training()
     batch = next(iter(loader.epoch(0)))
-    model = make_state(config, len(prepared.classes), DEVICE).model
+    model = make_state(config, len(prepared.classes), CPU).model
     rule = make_rule(config, images.preprocess, loader, num_classes=len(prepared.classes), task=prepared.task)
-    best = choose(model, batch, rule, candidates(DEVICE, None, None)).way
-    return config.replace(train={"precision": best.precision, "channels_last": best.channels_last})
+    best = choose(model, batch, rule, candidates(CPU, None, None)).way
+    return config.replace(train={"precision": best.precision, "channels_last": best.channels_last, "compile": compiled})
 
 
 def compare(sides: dict[str, Side], *, steps: int, rounds: int) -> Rows:
-    """Median images a second of each side, and its median ratio to the first side in the same round."""
+    """Median images a second of each side, and our median ratio to the fastest peer with each kind of flags."""
     for run in sides.values():
         run(max(2, steps // 5))  # warm-up
     rates: dict[str, list[float]] = {name: [] for name in sides}
@@ -166,85 +137,72 @@ def compare(sides: dict[str, Side], *, steps: int, rounds: int) -> Rows:
         for name in list(sides)[:: 1 if number % 2 == 0 else -1]:
             time.sleep(SETTLE_SECONDS)
             rates[name].append(sides[name](steps))
-    first = next(iter(rates.values()))
-    return {
-        name: {
-            "images_per_second": round(median(values), 1),
-            "ratio": round(median(v / f for v, f in zip(values, first, strict=True)), 2),
-        }
-        for name, values in rates.items()
-    }
+    rows: Rows = {name: {"images_per_second": round(median(values), 1)} for name, values in rates.items()}
+    own = next(name for name in sides if name.startswith("linnaeus"))
+    for flags in (DEFAULTS, BEST):
+        peers = [name for name in sides if name.endswith(flags)]
+        if peers:
+            fastest = max(peers, key=lambda name: median(rates[name]))
+            ratio = median(o / p for o, p in zip(rates[own], rates[fastest], strict=True))
+            rows[own][f"times {fastest}"] = round(ratio, 2)
+    return rows
 
 
-def network_bound(folder: Path, network: str, rounds: int) -> Rows:
-    """ResNet-20 or another network: the plain loop, our engine in fp32, and our engine as autotune sets it."""
-    config, prepared = settle(str(folder), network, precision="fp32")
-    images = Images(config, prepared, Display(quiet=True))
-    best = tuned(config, prepared, images)
+def networks(folder: Path, task: Task, *, steps: int, rounds: int) -> Rows:
+    """One network: every peer twice, ours as autotuned, and the limit where images are in memory."""
+    config, prepared, images = settle(folder, task.network, task.size, task.batch_size)
+    best = tuned(config, prepared, images, compiled=task.compiled)
+    way = f"{best.train.precision}{', channels last' if best.train.channels_last else ''}"
+    sides: dict[str, Side] = {f"linnaeus, {way}{', compiled' if task.compiled else ''}": ours(best, prepared, images)}
+    for name, make in installed().items():
+        sides[f"{name}, {DEFAULTS}"] = make(task)
+        sides[f"{name}, {BEST}"] = make(replace(task, best=True))
+    if task.size == 32:
+        sides["plain loop, images ready: the limit in fp32"] = plain(task, in_memory(images))
+    return compare(sides, steps=steps, rounds=rounds)
+
+
+def loaders(folder: Path, *, steps: int, rounds: int) -> Rows:
+    """Loaders of 32-pixel images without a network."""
+    _, _, images = settle(folder, "lenet5", 32, LENET_BATCH)
     sides = {
-        "plain loop, fp32": plain(network, in_memory(images)),
-        "linnaeus, fp32": ours(config, prepared, images),
-        f"linnaeus, autotuned: {way(best)}": ours(best, prepared, images),
-    }
-    return compare(sides, steps=12, rounds=rounds)
-
-
-def loader_bound(folder: Path, rounds: int, batch_size: int) -> Rows:
-    """LeNet-5 on files, on the set in memory, and on batches that are ready."""
-    config, prepared, images = small(folder, batch_size)
-    best = tuned(config, prepared, images)
-    sides = {
-        "ImageFolder + DataLoader(num_workers=2)": plain("lenet5", image_folder(folder / "train", batch_size)),
-        f"linnaeus, in memory: {way(best)}": ours(best, prepared, images),
-        "plain loop, fp32, images ready: the limit": plain("lenet5", in_memory(images)),
-    }
-    return compare(sides, steps=40, rounds=rounds)
-
-
-def loaders(folder: Path, rounds: int) -> Rows:
-    """The loaders of `loader_bound` without a network."""
-    _, _, images = small(folder, LENET_BATCH)
-    sides = {
-        "ImageFolder + DataLoader(num_workers=2)": nothing(image_folder(folder / "train", LENET_BATCH)),
         "linnaeus, in memory": nothing(forever(images.training().epoch)),
+        f"ImageFolder + DataLoader, {DEFAULTS}": nothing(
+            image_folder(Task("lenet5", folder / "train", 32, LENET_BATCH))
+        ),
     }
-    return compare(sides, steps=40, rounds=rounds)
-
-
-def small(folder: Path, batch_size: int) -> tuple[Config, Prepared, Images]:
-    """A folder of images at LeNet's 32 pixels, in memory."""
-    config, prepared = settle(str(folder), "lenet5", batch_size=batch_size)
-    return config, prepared, Images(config, prepared, Display(quiet=True))
-
-
-def way(config: Config) -> str:
-    """How the network is computed, in words."""
-    return f"{config.train.precision}{', channels last' if config.train.channels_last else ''}"
+    return compare(sides, steps=steps, rounds=rounds)
 
 
 def main() -> None:
-    """Runs all comparisons."""
+    """Runs the comparisons that are asked for."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--only", choices=["photos", "small", "loaders"], help="one of the three comparisons")
+    parser.add_argument("--networks", nargs="+", default=list(PHOTO_NETWORKS + SMALL_NETWORKS))
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--network", default="resnet20", help="the network of the first comparison")
+    parser.add_argument("--steps", type=int, default=12, help="of one turn of one side")
+    parser.add_argument("--compiled", action="store_true", help="ours, and the peers at their best flags")
     arguments = parser.parse_args()
-    root = os.environ.get("LINNAEUS_TEST_DATA")
-    folder = Path(root or "") / "cifar10-jpeg"
-    if root is None or not folder.is_dir():
-        raise SystemExit("the benchmark needs LINNAEUS_TEST_DATA/cifar10-jpeg: run `make test-data`")
-
-    rounds = arguments.rounds
-    results = {
-        f"{arguments.network} on CIFAR-10 (JPEG), batch {BATCH}": network_bound(folder, arguments.network, rounds),
-        f"lenet5 on CIFAR-10 (JPEG), batch {LENET_BATCH}": loader_bound(folder, rounds, LENET_BATCH),
-        f"loaders alone, CIFAR-10 (JPEG), batch {LENET_BATCH}": loaders(folder, rounds),
-    }
-    if (photos := Path(root) / "hymenoptera").is_dir():
-        results[f"lenet5 on photos (hymenoptera), batch {BATCH}"] = loader_bound(photos, rounds, BATCH)
+    root = Path(os.environ.get("LINNAEUS_TEST_DATA", ""))
+    cifar, photos = root / "cifar10-jpeg", root / "hymenoptera"
+    if not (cifar.is_dir() and photos.is_dir()):
+        raise SystemExit("this needs LINNAEUS_TEST_DATA with cifar10-jpeg and hymenoptera: run `make test-data`")
+    kinds = [arguments.only] if arguments.only else ["photos", "small", "loaders"]
+    often = {"steps": arguments.steps, "rounds": arguments.rounds}
+    results = {}
+    for name in arguments.networks:
+        kind, folder, size = ("small", cifar, 32) if name in SMALL_NETWORKS else ("photos", photos, 224)
+        batch = PHOTO_BATCH if size == 224 else LENET_BATCH if name == "lenet5" else BATCH
+        if kind in kinds:
+            task = Task(name, folder / "train", size, batch, compiled=arguments.compiled)
+            results[f"{name} at {size} pixels, batch {batch}"] = networks(folder, task, **often)
+    if "loaders" in kinds:
+        results[f"loaders alone, CIFAR-10 (JPEG), batch {LENET_BATCH}"] = loaders(cifar, **often)
     for title, rows in results.items():
-        print(f"\n{title}, median of {rounds} rounds")
+        print(f"\n{title}, median of {arguments.rounds} rounds")
         for name, row in rows.items():
-            print(f"  {name:<42} {row['images_per_second']:>10,.0f} images/s  {row['ratio']:>6.2f}x")
+            ratios = "".join(f"  {value:.2f} {key}" for key, value in row.items() if key.startswith("times"))
+            print(f"  {name:<46} {row['images_per_second']:>10,.0f} images/s{ratios}")
     machine = {"torch": torch.__version__, "threads": torch.get_num_threads(), "platform": platform.machine()}
     print(json.dumps({"machine": machine, "results": results}))
 

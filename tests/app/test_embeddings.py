@@ -24,7 +24,12 @@ def make_bundle(name="lenet5_modern", in_channels=3):
     model = create(name, num_classes=len(CLASSES), in_channels=in_channels, image_size=32)
     preprocess = Preprocess(Geometry(32, 36, (0.5,) * in_channels, (0.25,) * in_channels))
     architecture = {"name": name, "num_classes": 3, "in_channels": in_channels, "image_size": 32, "options": {}}
-    about = {"architecture": architecture, "task": "single", "classes": CLASSES, "calibration": {"temperature": 2.0}}
+    about = {
+        "architecture": architecture,
+        "task": "single",
+        "classes": CLASSES,
+        "calibration": {"method": "temperature", "temperature": 2.0},
+    }
     return Bundle(model, {**about, "preprocess": preprocess.to_json()}, preprocess)
 
 

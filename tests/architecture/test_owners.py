@@ -25,10 +25,14 @@ OWNERS: dict[str, tuple[str, ...]] = {
     "aiohttp": ("data/sources/remote.py",),  # only for its errors, as the next
     "botocore": ("data/sources/remote.py",),
     "cleanlab": ("data/suspects.py",),
+    "captum": ("explain/attribution.py",),
+    "optuna": ("app/search.py",),
+    "scipy": ("metrics/",),  # quantiles, roots and minima
     "simplejpeg": ("data/fast.py",),
     "cv2": ("data/fast.py",),
     # The one decoder, its fast path and what undoes it, pictures in reports, the demo's images.
     "PIL": ("data/decode.py", "data/fast.py", "data/encode.py", "report/", "app/demo.py"),
+    "matplotlib": ("report/",),
     "pydantic": ("app/",),
     "yaml": ("app/",),
     "rich": ("app/", "cli/", "report/"),
@@ -37,8 +41,8 @@ OWNERS: dict[str, tuple[str, ...]] = {
 }
 # Slow to import, and most runs of most functions do not need them: imported inside the function that does.
 LATE = (
-    *("torch.utils.tensorboard", "tensorboard", "huggingface_hub", "timm", "pyarrow", "datasets", "cleanlab"),
-    *("fsspec", "cv2", "simplejpeg"),
+    *("torch.utils.tensorboard", "tensorboard", "huggingface_hub", "timm", "pyarrow", "datasets", "cleanlab", "scipy"),
+    *("fsspec", "cv2", "simplejpeg", "optuna", "captum"),
 )
 
 

@@ -29,13 +29,13 @@ def test_micro_batches_are_the_batch_in_pieces(parts):
 
 
 @pytest.mark.parametrize(
-    ("text", "steps"), [("3ep", 30), ("0.5ep", 5), ("7st", 7), ("10%", 20), ("0.001ep", 1), (" 2 ep ", 20)]
+    ("text", "steps"), [("3ep", 30), ("0.5ep", 5), ("7st", 7), ("10%", 20), ("0.001ep", 1), (" 2 ep ", 20), ("0ep", 0)]
 )
 def test_durations_become_steps(text, steps):
     assert Duration.parse(text).steps(steps_per_epoch=10, total=200) == steps
 
 
-@pytest.mark.parametrize("text", ["", "3", "ep", "-1ep", "0ep", "1ep 2st", "5parsecs"])
+@pytest.mark.parametrize("text", ["", "3", "ep", "-1ep", "0st", "0min", "1ep 2st", "5parsecs"])
 def test_what_is_not_a_duration_is_refused(text):
     with pytest.raises(RequestError, match="is not a duration"):
         Duration.parse(text)

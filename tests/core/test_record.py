@@ -1,5 +1,8 @@
 """What is recorded comes back from the JSON lines and from TensorBoard's files."""
 
+import errno
+import threading
+
 import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -80,3 +83,83 @@ def test_what_was_recorded_beyond_the_step_of_a_checkpoint_is_dropped(tmp_path):
     again.close()
     assert [record["loss"] for record in read_records(tmp_path)] == [1.0, 2.0, 30.0]
     assert [event.histogram_value.max for event in board(tmp_path).Histograms("weights/a")] == [1.0, 2.0, 30.0]
+
+
+class Full:
+    """A board whose thread has failed, as TensorBoard's does for good where the disk was full once."""
+
+    def __init__(self):
+        self.writes = 0
+
+    def add_scalar(self, *_):
+        self.writes += 1
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    add_histogram_raw = add_images = add_graph = add_scalar
+
+    def close(self):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_a_full_disk_ends_tensorboards_files_with_one_line_and_no_run(tmp_path):
+    notes = []
+    recorder = Recorder(tmp_path, note=notes.append)
+    recorder._board.close()
+    recorder._board = board = Full()
+    for step in range(3):
+        recorder.record(step, {"a": 1.0, "b": 2.0})
+        recorder.histogram(step, "weights", torch.arange(3.0))
+        recorder.images(step, "images", torch.zeros(1, 3, 4, 4))
+    recorder.close()
+    assert notes == [
+        "TensorBoard's files could not be written: No space left on device. They end here; the run goes on"
+    ]
+    assert board.writes == 1
+    assert [line["step"] for line in read_records(tmp_path)] == [0, 1, 2]
+
+
+def test_a_line_that_could_not_be_written_is_written_with_the_next_one(tmp_path, monkeypatch):
+    notes = []
+    recorder = Recorder(tmp_path, note=notes.append)
+    file, is_full = recorder._file, [True]
+
+    class Slow:
+        write, close = file.write, file.close
+
+        def flush(self):
+            if is_full[0]:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            file.flush()
+
+    recorder._file = Slow()
+    recorder.record(1, {"a": 1.0})
+    recorder.record(2, {"a": 2.0})
+    is_full[0] = False
+    recorder.record(3, {"a": 3.0})
+    recorder.close()
+    assert notes == ["the record could not be written: No space left on device. It will be tried again"]
+    assert [line["a"] for line in read_records(tmp_path)] == [1.0, 2.0, 3.0]
+
+
+def test_the_death_of_tensorboards_thread_prints_no_traceback_and_that_of_others_does(tmp_path, monkeypatch):
+    heard = []
+    monkeypatch.setattr(threading, "excepthook", lambda arguments: heard.append(arguments.thread.name))
+    before = threading.excepthook
+    notes = []
+    recorder = Recorder(tmp_path, note=notes.append)
+    worker = recorder._board.file_writer.event_writer._async_writer._worker
+
+    def full(_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(worker._record_writer, "write", full)
+    recorder.record(1, {"a": 1.0})
+    worker.join(timeout=10)
+    recorder.record(2, {"a": 1.0})
+    other = threading.Thread(target=full, args=(0,), name="another")
+    other.start()
+    other.join()
+    recorder.close()
+    assert heard == ["another"]
+    assert len(notes) == 1
+    assert threading.excepthook is before

@@ -3,6 +3,7 @@
 import pytest
 
 from linnaeus.data.doctor import audit, diagnose
+from linnaeus.data.findings import KINDS
 from linnaeus.data.sources import open_source
 
 from .pictures import png
@@ -48,3 +49,16 @@ def test_classes_are_counted_by_image_and_class(tmp_path, kind):
         "unbalanced": "'cat' has 60 images and 'eel' 2: 30 times as many.",
     }
     assert found[kind] == [reasons[kind]]
+
+
+@pytest.mark.parametrize(("bare", "verb"), [(1, "has"), (3, "have")])
+def test_images_without_any_class_are_counted_and_a_note(tmp_path, bare, verb):
+    found = findings(tmp_path, ["cat|dog", "dog", "cat"] * 10 + [""] * bare)
+    assert found["no_class"] == [
+        f"{bare} of {30 + bare} images ({bare / (30 + bare):.1%}) {verb} none of the 2 classes."
+    ]
+    assert KINDS["no_class"].severity == "note"
+
+
+def test_a_set_where_every_image_has_a_class_has_no_such_note(tmp_path):
+    assert "no_class" not in findings(tmp_path, ["cat|dog", "dog", "cat"] * 10)

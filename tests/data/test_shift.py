@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from linnaeus.data.duplicates import Twins
-from linnaeus.data.facts import FACTS, Audit
+from linnaeus.data.facts import Audit, blank
 from linnaeus.data.findings import Case
 from linnaeus.data.shift import (
     check_naming,
@@ -21,11 +21,9 @@ from linnaeus.data.sources.base import Facet, Labels
 
 def case(count: int = 200, *, names=None, extra=None, **columns) -> Case:
     """Half of the images in train, half in test, and columns of facts for each half."""
-    rows = np.zeros(2 * count, FACTS)
-    rows["shape"] = (100, 100, 3)
-    rows["grey"] = 100
-    for name, values in columns.items():
-        rows[name] = values
+    rows = blank(2 * count)
+    for name, values in {"shape": (100, 100, 3), "grey": 100, **columns}.items():
+        rows[name][:] = values
     splits = np.repeat(["train", "test"], count)
     labels = Labels(("a", "b"), np.arange(2 * count) % 2, splits, extra=extra or {})
     nothing = np.zeros(0, np.int64)

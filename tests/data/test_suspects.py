@@ -142,7 +142,7 @@ def test_the_finding_has_figures_and_a_reason_an_image():
 def test_the_table_keeps_any_name_in_one_cell(tmp_path):
     names = ['a,"b"\n\r.png', "caf\udce9.png"]
     suspects = [Suspect(1, "ant", "bee", 0.25, 0.5), Suspect(0, "bee", "ant", 0.125, 0.75)]
-    write_suspects(tmp_path / "s.csv", suspects, names.__getitem__, ["val", "test"])
+    write_suspects(tmp_path / "s.csv", suspects, names.__getitem__, np.array(["val", "test"]))
     with (tmp_path / "s.csv").open(newline="", encoding="utf-8") as file:
         assert list(csv.reader(file)) == [
             list(COLUMNS),

@@ -612,3 +612,22 @@ def as_tensor(pixels, draws):
 
 def test_an_order_of_nothing_is_empty():
     assert len(shard_order(np.zeros(0, np.int32), seed=0, epoch=0)) == 0
+
+
+def test_images_of_an_unchanged_set_elsewhere_are_known_the_next_time(memory, tmp_path):
+    memory.pipe("/set/t-0.tar", tar_of(samples(4, 0)))
+    source = open_source("memory://set/t-0.tar")
+    first = audit(source, cache=tmp_path / "facts")
+    assert (first.decoded, audit(open_source("memory://set/t-0.tar"), cache=tmp_path / "facts").decoded) == (4, 0)
+    memory.rm("/set/t-0.tar")
+    memory.pipe("/set/t-0.tar", tar_of(samples(4, 9)))
+    assert audit(open_source("memory://set/t-0.tar"), cache=tmp_path / "facts").decoded == 4
+
+
+def test_where_nothing_tells_whether_a_shard_changed_that_is_said_and_it_is_read_again(memory, tmp_path, monkeypatch):
+    monkeypatch.setattr(remote, "_VERSIONS", ())
+    memory.pipe("/set/t-0.tar", tar_of(samples(4, 0)))
+    source = open_source("memory://set/t-0.tar")
+    said = "nothing tells whether t-0.tar changed: each training reads it before it begins"
+    assert said in source.labels.notes
+    assert [audit(source, cache=tmp_path / "facts").decoded for _ in range(2)] == [4, 4]

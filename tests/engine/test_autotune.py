@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from linnaeus.core.batch import Batch
+from linnaeus.core.errors import EnvironmentFault
 from linnaeus.core.preprocess import Geometry, Preprocess
 from linnaeus.engine import autotune
 from linnaeus.engine.autotune import Choice, Way, candidates, choose, consider_compiling, time_steps
@@ -90,6 +91,43 @@ def test_measuring_leaves_the_network_as_it_was(model, rule):
     assert all(seconds > 0 for seconds in choice.seconds.values())
     assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
     assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def short_of_memory(monkeypatch, fits):
+    """A pass fails where `fits(way, images)` is false."""
+    real = autotune._pass
+
+    def take(model, part, rule, way):
+        if not fits(way, len(part)):
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+        return real(model, part, rule, way)
+
+    monkeypatch.setattr(autotune, "_pass", take)
+
+
+def test_a_way_for_which_memory_is_too_small_is_not_used(monkeypatch, model, rule):
+    last = Way("fp32", True)
+    short_of_memory(monkeypatch, lambda way, images: way != last)
+    choice = choose(model, batch(), rule, [PLAIN, last])
+    assert choice.way == PLAIN
+    assert choice.rejected == {str(last): "out of memory"}
+    assert list(choice.seconds) == [str(PLAIN)]
+
+
+def test_fewer_images_are_measured_where_memory_is_too_small_for_a_batch(monkeypatch, model, rule):
+    short_of_memory(monkeypatch, lambda way, images: images <= 3)
+    assert choose(model, batch(), rule, candidates(CPU, "fp32", None)).images <= 3
+    short_of_memory(monkeypatch, lambda way, images: False)
+    with pytest.raises(EnvironmentFault, match=r"too small for 1 image\(s\) at a time"):
+        choose(model, batch(), rule, [PLAIN])
+
+
+def test_a_compiled_network_for_which_memory_is_too_small_is_not_used(monkeypatch, model, rule):
+    short_of_memory(monkeypatch, lambda way, images: not way.compiled)
+    monkeypatch.setattr(autotune, "compile_in_place", lambda _: None)
+    choice = consider_compiling(model, batch(), rule, Choice(PLAIN, 16, {}, {}), training=2000.0, note=noted)
+    assert choice.way == PLAIN
+    assert choice.why == "not compiled: compiling failed: CUDA out of memory. Tried to allocate 2.00 GiB."
 
 
 def test_compiling_is_not_tried_where_the_run_is_too_short_for_it(monkeypatch, model, rule):

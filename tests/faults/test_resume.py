@@ -133,7 +133,7 @@ def test_a_signal_saves_and_prints_how_to_go_on_within_ten_seconds(photos, tmp_p
     _, stderr = process.communicate(timeout=60)
     assert time.monotonic() - asked < 10
     assert process.returncode == code
-    assert "stopped on request; the state is saved. Go on with:" in stderr
+    assert "stopped on request; the state is saved\nGo on with:\n  " in stderr
     assert f"resume {out}" in stderr
     assert "Traceback" not in stderr
     assert not [path for path in (out / "checkpoints").iterdir() if path.name.startswith(".")]

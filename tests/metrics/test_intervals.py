@@ -5,7 +5,6 @@ import pytest
 
 from linnaeus.metrics import intervals
 from linnaeus.metrics.intervals import Interval, bootstrap_from_confusion, bootstrap_over_images, wilson, wilson_mean
-from linnaeus.metrics.multilabel import _Ranking
 from linnaeus.metrics.scores import macro_f1
 
 CONFUSION = np.array([[40, 8, 2], [5, 30, 5], [0, 3, 7]])
@@ -194,17 +193,3 @@ def test_rounds_without_a_value_are_left_out():
 
     interval = bootstrap_over_images(when_drawn, 100, seed=0)
     assert 0.3 < interval.low < interval.value == 0.5 < interval.high < 0.7
-
-
-@pytest.mark.slow  # some seconds: 200 samples, each redrawn 200 times
-def test_the_interval_of_the_mean_average_precision_covers_that_of_the_population():
-    rng = np.random.default_rng(0)
-
-    def draw(images):
-        truths = rng.random((images, 10)) < 0.2
-        return _Ranking((rng.standard_normal((images, 10)) + truths).astype(np.float32), truths)
-
-    population = draw(200_000).mean(np.ones((200_000, 1), np.int32))[0]
-    intervals = [bootstrap_over_images(draw(300).mean, 300, seed=number, rounds=200) for number in range(200)]
-    covered = np.mean([interval.low <= population <= interval.high for interval in intervals])
-    assert 0.88 <= covered <= 0.97

@@ -120,7 +120,7 @@ def test_intervals_hold_their_values_repeat_and_narrow_with_more_images():
         narrow, wide = getattr(many, name), getattr(few, name)
         assert 0 <= wide.low <= wide.value <= wide.high <= 1
         assert (narrow.n, wide.n) == (900, 100)
-        assert narrow.high - narrow.low < 0.5 * (wide.high - wide.low)
+        assert narrow.high - narrow.low < 0.55 * (wide.high - wide.low)
     assert many == summarize_labels(random_images(images=900), [0.5] * 6)
 
 

@@ -9,6 +9,7 @@ from itertools import combinations
 
 import pytest
 import torch
+from torch import nn
 
 from linnaeus.core.classifier import Classifier
 from linnaeus.models import MODELS, create_model
@@ -19,11 +20,11 @@ SLOW = {"resnet101", "resnet152", "wide_resnet50_2", "vit_base", "vit_large"}
 SLOW |= {"convnext_small", "convnext_base", "convnext_large", "efficientnet_lite1", "efficientnet_lite2"}
 SLOW |= {"convnextv2_femto", "convnextv2_pico", "convnextv2_nano", "convnextv2_tiny", "convnextv2_base"}
 NAMES = [pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name for name in MODELS]
-ONE_OF_EACH_KIND = ["lenet5", "lenet5_modern", "resnet18", "resnet20", "vit_tiny", "convnextv2_atto"]
+ONE_OF_EACH_KIND = ["lenet5", "lenet5_modern", "resnet18", "resnet20", "airbench94", "vit_tiny", "convnextv2_atto"]
 ONE_OF_EACH_KIND += ["efficientnet_lite0", pytest.param("convnext_tiny", marks=pytest.mark.slow)]
 # Of the papers, in pixels. Of the others it is 224.
 DEFAULT_SIZES = {"efficientnet_lite1": 240, "efficientnet_lite2": 260, "lenet5": 32, "lenet5_modern": 32}
-DEFAULT_SIZES |= dict.fromkeys(["resnet20", "resnet32", "resnet44", "resnet56", "resnet110"], 32)
+DEFAULT_SIZES |= dict.fromkeys(["airbench94", "resnet20", "resnet32", "resnet44", "resnet56", "resnet110"], 32)
 
 
 def build(name, seed=0, **options):
@@ -38,8 +39,13 @@ def random_images(batch_size=2, channels=3):
 
 
 def drawn(module):
-    """Matrices and kernels: the parameters with more than one dimension, but for those that start at 0 (in a GRN)."""
-    return [p for p in module.parameters() if p.ndim > 1 and p.any()]
+    """Matrices and kernels: the parameters with more than one dimension, but for those that start as one fixed thing:
+    at 0 (in a GRN), or as the identity (in airbench94)."""
+    return [p for p in module.parameters() if p.ndim > 1 and p.any() and not is_identity(p)]
+
+
+def is_identity(parameter):
+    return parameter.ndim == 4 and torch.equal(parameter, nn.init.dirac_(torch.empty_like(parameter)))
 
 
 @pytest.fixture(scope="module", params=NAMES)

@@ -45,6 +45,7 @@ CIFAR_AT_10_CLASSES = {
     "resnet56": 853_018,
     "resnet110": 1_727_962,
 }
+AIRBENCH_AT_10_CLASSES = 1_971_352  # beside the 288 values of its filters, which are measured
 LENET_AT_10_CLASSES = {"lenet5": 61_706, "lenet5_modern": 61_728}
 
 
@@ -78,13 +79,19 @@ def test_the_count_of_lenet_by_hand():
     assert count("lenet5", num_classes=10, in_channels=1) == convolutions + linear == LENET_AT_10_CLASSES["lenet5"]
 
 
+def test_the_count_of_airbench_by_hand():
+    groups = ((24 * 64 + 64 * 64), (64 * 256 + 256 * 256), (256 * 256 + 256 * 256))  # 3x3 kernels; shifts, no scales
+    shifts = 2 * (64 + 256 + 256)
+    assert count("airbench94", num_classes=10) == 9 * sum(groups) + shifts + 24 + 256 * 10 == AIRBENCH_AT_10_CLASSES
+
+
 def test_modern_lenet_has_a_scale_and_a_shift_where_the_classic_has_a_bias():
     expected = LENET_AT_10_CLASSES["lenet5"] + 6 + 16
     assert count("lenet5_modern", num_classes=10, in_channels=1) == expected == LENET_AT_10_CLASSES["lenet5_modern"]
 
 
 def test_every_name_is_counted():
-    assert {*AT_1000_CLASSES, *CIFAR_AT_10_CLASSES, *LENET_AT_10_CLASSES} == set(MODELS)
+    assert {*AT_1000_CLASSES, *CIFAR_AT_10_CLASSES, *LENET_AT_10_CLASSES, "airbench94"} == set(MODELS)
 
 
 # Billions of multiply-accumulates for one image at the default size: `_ops` of torchvision's weights.
@@ -178,4 +185,4 @@ def test_multiply_accumulates_of_lenet_by_hand(name):
 
 
 def test_the_work_of_every_name_is_counted():
-    assert {*TORCHVISION_GMACS, *TIMM_GMACS, *CIFAR_AT_10_CLASSES, *LENET_AT_10_CLASSES} == set(MODELS)
+    assert {*TORCHVISION_GMACS, *TIMM_GMACS, *CIFAR_AT_10_CLASSES, *LENET_AT_10_CLASSES, "airbench94"} == set(MODELS)

@@ -89,6 +89,33 @@ def test_an_update_stays_in_the_same_memory():
     assert {name: tensor.data_ptr() for name, tensor in ema.module.state_dict().items()} == before
 
 
+def test_what_a_module_replaces_is_averaged_as_it_is_now():
+    model = normed()
+    ema, fresh = Ema(model, 0.5), Ema(model, 0.5)
+    ema.update(model, 0)
+    fresh.update(model, 0)
+    model[1].running_mean = torch.full((4,), 8.0)
+    model[1].num_batches_tracked = torch.tensor(7)
+    model[0].weight = nn.Parameter(torch.ones(4, 3))
+    ema.update(model, 1000)
+    expected = {name: tensor.clone() for name, tensor in fresh.module.state_dict().items()}
+    for name, tensor in model.state_dict().items():
+        moved = 0.5 * expected[name] + 0.5 * tensor if tensor.is_floating_point() else tensor
+        torch.testing.assert_close(ema.module.state_dict()[name], moved)
+
+
+def test_a_tensor_with_two_homes_is_averaged_once():
+    model = nn.Sequential(nn.Linear(3, 3, bias=False), nn.Linear(3, 3, bias=False))
+    model[1].weight = model[0].weight
+    ema = Ema(model, 0.5)
+    before = model[0].weight.detach().clone()
+    with torch.no_grad():
+        model[0].weight.add_(1.0)
+    ema.update(model, 1000)
+    torch.testing.assert_close(ema.module[1].weight, before + 0.5)
+    assert ema.module[1].weight is ema.module[0].weight
+
+
 def test_an_average_continues_from_its_state_dict():
     first, second = (Ema(scalar(1.0), 0.9) for _ in range(2))
     for step in range(5):

@@ -2,9 +2,10 @@
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import Any
 
 import torch
@@ -12,10 +13,11 @@ import torch
 from linnaeus.app.build import make_model, make_rule, make_state
 from linnaeus.app.config import Config
 from linnaeus.app.images import Images
+from linnaeus.app.linear import check_used
 from linnaeus.app.prepare import Prepared, prepare
 from linnaeus.app.progress import Display
 from linnaeus.app.resolve import resolve, starting_weights
-from linnaeus.core.batch import Loader
+from linnaeus.core.batch import Batch, Loader
 from linnaeus.core.device import describe, pick
 from linnaeus.core.duration import Duration
 from linnaeus.data.loader import watched_workers
@@ -28,7 +30,8 @@ from linnaeus.engine.autotune import (
     consider_compiling,
     time_steps,
 )
-from linnaeus.engine.step import StepRule
+from linnaeus.engine.batch_size import NEARLY, STEPS_PER_EPOCH, ladder, smallest_fast, time_batch_sizes
+from linnaeus.engine.step import State, StepRule
 from linnaeus.models.download import Progress
 from linnaeus.models.weights import fetch_weights
 
@@ -58,6 +61,17 @@ class Beginning:
         preprocess, prepared = self.images.preprocess.to(self.device), self.prepared
         return make_rule(self.config, preprocess, loader, num_classes=len(prepared.classes), task=prepared.task)
 
+    def state(self) -> State:
+        """What training starts from, with what the network measures on training images."""
+        state = make_state(self.config, len(self.prepared.classes), self.device)
+        if state.model.measured_images:
+            batches = self.images.training().epoch(0)
+            shown = -(-state.model.measured_images // self.config.train.images_per_step)
+            images = torch.cat([batch.images for batch in islice(batches, shown)]).to(self.device)
+            state.model.measure(self.images.preprocess.to(self.device)(images))
+            state.judged.load_state_dict(state.model.state_dict())
+        return state
+
 
 def begin(config: Config, *, display: Display, began: float | None = None) -> Beginning:
     """Checks the images, and decides what the configuration leaves open. Writes nothing but caches.
@@ -70,20 +84,28 @@ def begin(config: Config, *, display: Display, began: float | None = None) -> Be
     """
     began = time.monotonic() if began is None else began
     device = pick(config.train.device)
+    check_used(config)
     weights = starting_weights(config)
     if weights:  # first of all: to check the images may take long, and a missing file should be an error at once
         with fetching(display) as progress:
             fetch_weights(weights, progress=progress)
     prepared = prepare(config.data, seed=config.train.seed, display=display)
-    config = resolve(config, prepared, weights)
+    asked, config = config, resolve(config, prepared, weights)
     for line in prepared.summary():
         display.say(line)
     about = {
         "device": describe(device),
-        "data_fingerprint": prepared.fingerprint(),
+        "data_fingerprint": prepared.fingerprint,
         "weights": weights and weights.to_json(),
     }
-    return _tune(Beginning(config, prepared, Images(config, prepared, display), device, began, about), display)
+    begun = Beginning(config, prepared, Images(config, prepared, display), device, began, about)
+    if asked.train.batch_size == "auto":
+
+        def settle(size: int) -> Config:
+            return resolve(asked.replace(train={"batch_size": size}), prepared, weights)
+
+        begun = _measure_batch_size(begun, settle, display)
+    return _tune(begun, display)
 
 
 @contextmanager
@@ -101,13 +123,46 @@ def fetching(display: Display) -> Iterator[Progress]:
         yield show
 
 
+def _measure_batch_size(begun: Beginning, settle: Callable[[int], Config], display: Display) -> Beginning:
+    """Decides how many images a step has, by the plainest way of running the network.
+
+    Args:
+        settle: a batch size -> the configuration with it, the learning rate with it as well where it is left open.
+    """
+    loader = begun.images.training()
+    sizes, batches = ladder(loader.num_images), loader.epoch(0)
+    images = next(batches)
+
+    def batch_of(size: int) -> Batch:
+        nonlocal images
+        while len(images) < size:
+            images = images.join(next(batches))
+        return images.first(size).to(begun.device)
+
+    speeds: dict[int, float] = {}
+    if len(sizes) > 1:
+        with watched_workers():
+            speeds = time_batch_sizes(begun.state(), batch_of, begun.rule(loader), sizes)
+    size = smallest_fast(speeds, sizes)
+    why = f"the smallest that has {NEARLY:.0%} of the highest speed"
+    if not speeds:
+        fewer = f"a larger one leaves fewer than {STEPS_PER_EPOCH} steps an epoch"
+        why = "memory allows no more" if len(sizes) > 1 else fewer
+    config = settle(size)
+    found = ", ".join(f"{each}: {speed:,.0f}" for each, speed in speeds.items())
+    display.say(f"batch of {size}: {why}{f' (images/s by size: {found})' if found else ''}; lr {config.optim.lr:.3g}")
+    rounded = {str(each): round(speed, 1) for each, speed in speeds.items()}
+    about = {**begun.about, "batch_size": {"chosen": size, "images_per_second": rounded, "why": why}}
+    return replace(begun, config=config, images=begun.images.under(config), about=about)
+
+
 def _tune(begun: Beginning, display: Display) -> Beginning:
     """Decides how the network is run, by measuring what the configuration leaves open."""
     config, device, train = begun.config, begun.device, begun.config.train
     ways = candidates(device, None if train.precision == "auto" else train.precision, train.channels_last)
     asks_compile = train.autotune and train.compile is None and not config.record.microscope  # it needs it as it is
     choice = Choice(ways[0], 0, {}, {})
-    if train.autotune and (len(ways) > 1 or asks_compile):
+    if train.autotune and train.takes_steps and (len(ways) > 1 or asks_compile):
         loader = begun.images.training()
         with watched_workers():
             batch = next(iter(loader.epoch(0))).to(device)
@@ -133,7 +188,7 @@ def _training_seconds(config: Config, choice: Choice, steps_per_epoch: int) -> f
     duration = Duration.parse(config.train.duration)
     if duration.is_time:
         return duration.amount
-    step = choice.seconds[str(choice.way)] / choice.images * config.train.batch_size
+    step = choice.seconds[str(choice.way)] / choice.images * config.train.images_per_step
     return step * duration.steps(steps_per_epoch=steps_per_epoch)
 
 

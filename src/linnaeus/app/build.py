@@ -1,11 +1,12 @@
 """The composition root: the network, its optimizer and the rule of its steps, from a complete `Config`."""
 
 from functools import partial
+from typing import Any
 
 import torch
 
 from linnaeus.app.config import Config
-from linnaeus.app.rules import make_loss, make_schedule, make_teacher
+from linnaeus.app.rules import make_loss, make_patience, make_schedule, make_teacher
 from linnaeus.core.batch import Loader
 from linnaeus.core.classifier import Classifier
 from linnaeus.core.duration import Duration
@@ -60,7 +61,8 @@ def make_state(config: Config, num_classes: int, device: torch.device) -> State:
     assert optim.name
     assert optim.lr  # resolve() has decided both
     model = arrange(make_model(config, num_classes).to(device), channels_last=bool(config.train.channels_last))
-    optimizer = OPTIMIZERS[optim.name](_groups(config, model), lr=optim.lr)
+    options: dict[str, Any] = {} if optim.momentum is None else {"momentum": optim.momentum}
+    optimizer = OPTIMIZERS[optim.name](_groups(config, model), lr=optim.lr, **options)
     for group in optimizer.param_groups:
         group["initial_lr"] = optim.lr * group.get("lr_scale", 1.0)  # what the schedule multiplies
     ema = Ema(model, optim.ema) if optim.ema > 0 else None
@@ -118,4 +120,5 @@ def make_rule(config: Config, preprocess: Preprocess, loader: Loader, *, num_cla
         mix=partial(mix, mixing=mixing) if mixing else None,
         teach=make_teacher(config, preprocess) if train.teacher else None,
         measure=MEASURED[task],
+        patience=make_patience(config, loader.num_batches),
     )

@@ -174,6 +174,21 @@ class RecordConfig(Section):
     microscope: bool = False
 
 
+class ConfidenceConfig(Section):
+    """When the finished model says that it is not sure; decided on val, written into the model.
+
+    Attributes:
+        min_accuracy: wished among the images that get an answer, such as 0.99; the others are "not sure". Null answers
+            all.
+        set_coverage: how often the candidates that are named for an image hold its class.
+        false_alarms: of images like those of training, the share that may be called unlike them.
+    """
+
+    min_accuracy: float | None = Field(None, gt=0, lt=1)
+    set_coverage: float = Field(0.95, gt=0, lt=1)
+    false_alarms: float = Field(0.05, gt=0, lt=1)
+
+
 class Config(Section):
     """A run from data to deliverable."""
 
@@ -185,11 +200,18 @@ class Config(Section):
     train: TrainConfig = TrainConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     record: RecordConfig = RecordConfig()
+    confidence: ConfidenceConfig = ConfidenceConfig()
 
     @model_validator(mode="after")
     def _what_fits_together(self) -> "Config":
+        if self.train.head_start and not self.model.weights:
+            raise ValueError("train.head_start fits a head to features of trained weights: give --weights as well")
         if self.record.microscope and self.train.compile:
             raise ValueError("record.microscope looks into networks that are not compiled: set train.compile=false")
+        if self.train.tta != "none" and not self.augment.flip:
+            raise ValueError(
+                f"train.tta={self.train.tta} mirrors images, and augment.flip=false says that mirror images are others"
+            )
         return self
 
     def replace(self, **sections: dict[str, Any]) -> "Config":
@@ -221,4 +243,6 @@ def _explain(error: ValidationError) -> str:
         names = known if len(first["loc"]) == 1 else known[str(section)].annotation.model_fields  # type: ignore[union-attr]
         return f"unknown setting '{where}'; known here: {', '.join(names)}"
     message = first["msg"].removeprefix("Value error, ")
+    if first["type"] == "value_error" and isinstance(first["input"], dict):  # of several settings, which it names
+        return f"{where}: {message}" if where else message
     return f"{where}: {message}, and {first['input']!r} was given"

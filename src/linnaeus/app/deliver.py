@@ -3,27 +3,24 @@
 from dataclasses import asdict
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
+from linnaeus.app.answers import Answers, answers_file, collect, save_answers
 from linnaeus.app.config import Config
 from linnaeus.app.images import Images
 from linnaeus.app.prepare import Prepared
 from linnaeus.app.progress import Display
 from linnaeus.app.run import Run
+from linnaeus.app.scoring import score
+from linnaeus.app.settle import settle
 from linnaeus.app.suspects import close_diagnosis
-from linnaeus.core.batch import Loader
+from linnaeus.app.tta import weigh_views
 from linnaeus.core.classifier import Classifier
-from linnaeus.data.loader import watched_workers
 from linnaeus.deploy.bundle import Bundle, save_bundle
-from linnaeus.engine.evaluate import Filled, evaluate
-from linnaeus.metrics.counts import Counts
-from linnaeus.metrics.multilabel import MultiScores, summarize_labels
-from linnaeus.metrics.outputs import Judged, Outputs
-from linnaeus.metrics.scores import Scores, confusion_array, summarize
-from linnaeus.metrics.thresholds import DEFAULT, best_thresholds
+from linnaeus.metrics.thresholds import DEFAULT
 from linnaeus.report.tables import headline_table, model_card
+
+HELD_OUT = ("val", "test")
 
 
 def deliver(
@@ -36,46 +33,36 @@ def deliver(
     device: torch.device,
     display: Display,
 ) -> Bundle:
-    """Evaluates the model on test, in float32 as it will be used, and writes it with its scores.
+    """Settles on val what is left open, evaluates on test, in float32 as it will be used, and writes model and answers.
 
-    Where images have several classes, the threshold of each is chosen on val before.
+    Open are the calibration, the limits of confidence, and the threshold of each class where images have several. What
+    test-time augmentation brings is said on val as well.
     """
     about = {**_about(config, prepared, images, model), "licence": _licence(run)}
-    bundle = Bundle(model.to(memory_format=torch.contiguous_format), about, images.preprocess)
-    if bundle.task == "multi":
-        judged = judge(bundle, images.evaluation("val"), device=device, display=display)
-        about["thresholds"] = best_thresholds(judged.probabilities, judged.truths)
-        bundle = Bundle(model, about, images.preprocess)
-    scores, confusion = score(bundle, images.evaluation("test"), device=device, display=display)
-    found = {"metrics": {"split": "test", **asdict(scores)}}
-    found |= {} if confusion is None else {"confusion": confusion.tolist()}
-    bundle = Bundle(model, {**about, **found}, images.preprocess)
-    save_bundle(run.model, bundle, model_card(bundle.about, scores))
+    model = model.to(memory_format=torch.contiguous_format)
+
+    def ask(role: str, tta: str) -> Answers:
+        bundle = Bundle(model, {**about, "tta": {"views": tta}}, images.preprocess)
+        loader = images.evaluation(role)
+        return collect(bundle, loader, prepared.source, prepared.audit, device=device, display=display)
+
+    tta = config.train.tta
+    answers = {role: ask(role, tta) for role in HELD_OUT}
+    for role, said in answers.items():
+        save_answers(answers_file(run.folder, role), said)
+    about["tta"] = weigh_views(tta, answers["val"], lambda: ask("val", "none"), display)
+    settled = settle(answers["val"], config.confidence)
+    about |= settled.about
+    scores, confusion = score(answers["test"], about)
+    about["metrics"] = {"split": "test", **asdict(scores)}
+    about |= {} if confusion is None else {"confusion": confusion.tolist()}
+    bundle = Bundle(model, about, images.preprocess)
+    save_bundle(run.model, bundle, model_card(about, scores))
+    for line in settled.lines:
+        display.say(line)
     display.show(headline_table(scores, "test"))
-    close_diagnosis(run, config, prepared, images, bundle, display=display)
+    close_diagnosis(run, config, prepared, bundle, list(answers.values()), display=display)
     return bundle
-
-
-def score(
-    bundle: Bundle, loader: Loader, *, device: torch.device, display: Display
-) -> tuple[Scores | MultiScores, NDArray[np.int64] | None]:
-    """The scores of a bundle, and the (K, K) confusion, rows the truth, where images have exactly one class."""
-    if bundle.task == "multi":
-        judged = judge(bundle, loader, device=device, display=display)
-        return summarize_labels(judged, bundle.about["thresholds"]), None
-    counts = _fill(Counts.zeros(len(bundle.classes)), bundle, loader, device=device, display=display)
-    return summarize(counts), confusion_array(counts)
-
-
-def judge(bundle: Bundle, loader: Loader, *, device: torch.device, display: Display) -> Judged:
-    """What a bundle says of every image, and the truth, where images may have several classes."""
-    return _fill(Outputs(len(bundle.classes)), bundle, loader, device=device, display=display).read()
-
-
-def _fill(into: Filled, bundle: Bundle, loader: Loader, *, device: torch.device, display: Display) -> Filled:
-    bundle.to(device)
-    with watched_workers(), display.bar("evaluating", loader.num_images) as advance:
-        return evaluate(bundle.logits, loader, into=into, device=device, progress=advance)
 
 
 def _about(config: Config, prepared: Prepared, images: Images, model: Classifier) -> dict[str, Any]:
@@ -92,7 +79,7 @@ def _about(config: Config, prepared: Prepared, images: Images, model: Classifier
         "preprocess": images.preprocess.to_json(),
         "calibration": {"method": "none", "temperature": 1.0},
         **({"thresholds": [DEFAULT] * len(prepared.classes)} if prepared.task == "multi" else {}),
-        "data_fingerprint": prepared.fingerprint(),
+        "data_fingerprint": prepared.fingerprint,
         "metrics": {},
     }
 

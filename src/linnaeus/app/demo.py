@@ -7,7 +7,7 @@ from PIL import Image
 from rich.table import Table
 
 from linnaeus.app.config import make_config
-from linnaeus.app.prepare import image_name, read_roles
+from linnaeus.app.prepare import read_roles
 from linnaeus.app.progress import Display
 from linnaeus.app.run import Run, command_line
 from linnaeus.app.train import train
@@ -49,12 +49,12 @@ def _write_samples(run: Run) -> list[str]:
     """Saves the first test image of each of six classes as PNG; returns their file names."""
     source = open_source("animals")
     bundle = load_bundle(run.folder)
-    roles = read_roles(run.data)
+    roles, _ = read_roles(run.data, source)
     names = []
     (run.folder / "samples").mkdir()
     for label in bundle.classes[::2] + bundle.classes[-1:]:
         own = np.flatnonzero(source.labels.targets == source.labels.classes.index(label)).tolist()
-        index = next(i for i in own if roles[image_name(source, i)] == "test")
+        index = next(i for i in own if roles[i] == "test")
         name = f"{source.name(index)}.png"
         Image.fromarray(source.decode(source.read(index))[:, :, 0]).save(run.folder / "samples" / name)
         names.append(name)

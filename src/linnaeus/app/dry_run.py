@@ -53,7 +53,8 @@ def dry_run(config: Config, *, out: Path | None, display: Display, began: float)
         "autotune": begun.about["autotune"],
     }
     display.show(_in_words(plan, begun, found))
-    display.show(_drawn(begun, found, steps))
+    if steps:
+        display.show(_drawn(begun, found, steps))
     return plan
 
 
@@ -64,7 +65,7 @@ def _in_words(plan: dict[str, Any], begun: Beginning, found: Forecast) -> str:
     epochs = f"{plan['epochs']:g} epochs of {found.steps_per_epoch:,}"
     rows = {
         "images": counts,
-        "steps": f"{steps:,} of {config.train.batch_size} images, {epochs}",
+        "steps": f"{steps:,} of {config.train.batch_size} images, {epochs}" if steps else "none: a linear head alone",
         "time": f"{in_time(plan['seconds'])}; a step {1000 * found.later.step:,.1f} ms, an evaluation "
         f"{in_time(found.costs.evaluation)}",
         "memory": f"{plan['memory_bytes'] / MIB:,.0f} MiB at the peak, {where}",

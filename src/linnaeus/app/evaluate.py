@@ -1,44 +1,26 @@
 """A finished model judged again: on its own test images, or on others."""
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
+from linnaeus.app.answers import collect
 from linnaeus.app.config import Config, make_config
-from linnaeus.app.deliver import score
 from linnaeus.app.images import evaluation_loader
 from linnaeus.app.prepare import columns as columns_of
-from linnaeus.app.prepare import image_name, read_roles
+from linnaeus.app.prepare import read_roles
 from linnaeus.app.progress import Display
+from linnaeus.app.robustness import measure_robustness, write_robustness
 from linnaeus.app.run import Run
+from linnaeus.app.scoring import Evaluation, evaluate_answers
 from linnaeus.core.device import pick
 from linnaeus.core.errors import DataError, RequestError
 from linnaeus.data.doctor import audit
 from linnaeus.data.sources import Columns, Labels, Source, open_source
 from linnaeus.data.sources.labels import SEPARATORS
 from linnaeus.data.sources.subset import Subset
-from linnaeus.deploy.bundle import load_bundle
-from linnaeus.metrics.multilabel import MultiScores
-from linnaeus.metrics.scores import Scores
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """What an evaluation found.
-
-    Attributes:
-        what: the images in words.
-        confusion: (K, K) counts, rows the truth; None where images may have several classes.
-        unreadable: name -> reason, for images that were not counted.
-    """
-
-    what: str
-    classes: tuple[str, ...]
-    scores: Scores | MultiScores
-    confusion: NDArray[np.int64] | None
-    unreadable: dict[str, str]
+from linnaeus.deploy.bundle import Bundle, load_bundle
 
 
 def evaluate(
@@ -49,6 +31,7 @@ def evaluate(
     split: str | None,
     device: str,
     display: Display,
+    robustness: bool = False,
 ) -> Evaluation:
     """Scores a run or a model on `data`, or a run on its own test images.
 
@@ -57,6 +40,7 @@ def evaluate(
         data: as for training; its classes are matched to the model's by name.
         columns: of `data`, where it is a table.
         split: which split of `data`; by default test, or val, or all images where it has no splits.
+        robustness: also on spoiled versions of some of the images; of a run's own test images it is kept in the run.
 
     Raises:
         RequestError: if a class of `data` is unknown to the model, its images have several classes and the model gives
@@ -70,14 +54,7 @@ def evaluate(
     else:
         source, what = _other_images(data, columns, split)
         config = make_config({"data": {"source": data}})
-    labels = source.labels
-    if labels.task == "multi" and bundle.task == "single":
-        raise RequestError(f"{what}: they have several classes each, and the model gives one")
-    if labels.task == "single" and bundle.task == "multi":
-        display.say(f"{what}: taken for images of several classes, of which those that are not named are absent")
-        labels = _as_several(labels, bundle.classes)
-    labels = _match(labels, bundle.classes)
-    source = _Relabelled(source, labels)
+    source = _for_model(source, bundle, what, display)
     with display.bar("checking images", len(source.labels)) as advance:
         found = audit(source, keep_below=0, progress=advance)
     unreadable = {source.name(index): reason for index, reason in found.broken.items()}
@@ -85,24 +62,41 @@ def evaluate(
         display.say(f"not counted: {name}: {reason}")
     if not len(found.usable):
         raise DataError(f"none of the {len(source.labels)} images of {what} can be read")
-    if labels.task == "multi" and not labels.targets[found.usable].any():
+    if bundle.task == "multi" and not source.labels.targets[found.usable].any():
         raise DataError(f"none of the {len(found.usable)} images of {what} has a class: there is nothing to score")
     loader = evaluation_loader(source, found.usable, bundle.preprocess, _with_small_batches(config))
-    scores, confusion = score(bundle, loader, device=pick(device), display=display)
-    return Evaluation(what, bundle.classes, scores, confusion, unreadable)
+    answers = collect(bundle, loader, source, found, device=pick(device), display=display)
+    result = replace(evaluate_answers(answers, bundle.about, what), unreadable=unreadable)
+    if not robustness:
+        return result
+    measured = measure_robustness(bundle, source, found.usable, images=what, display=display)
+    if data is None and split in (None, "test"):
+        write_robustness(Run(folder), measured)
+    return replace(result, robustness=measured)
+
+
+def _for_model(source: Source, bundle: Bundle, what: str, display: Display) -> Source:
+    """The same images with the labels as positions in the classes of the model."""
+    labels = source.labels
+    if labels.task == "multi" and bundle.task == "single":
+        raise RequestError(f"{what}: they have several classes each, and the model gives one")
+    if labels.task == "single" and bundle.task == "multi":
+        display.say(f"{what}: taken for images of several classes, of which those that are not named are absent")
+        labels = _as_several(labels, bundle.classes)
+    return _Relabelled(source, _match(labels, bundle.classes))
 
 
 def _own_images(run: Run, role: str) -> tuple[Source, str]:
     config = run.read_config()
-    roles = read_roles(run.data)
     source = open_source(config.data.source, columns_of(config.data))
-    chosen = [i for i in range(len(source.labels)) if roles.get(image_name(source, i)) == role]
-    expected = sum(r == role for r in roles.values())
-    if len(chosen) < expected or not chosen:
+    roles, gone = read_roles(run.data, source)
+    chosen = np.flatnonzero(roles == role)
+    expected = len(chosen) + sum(r == role for r in gone.values())
+    if len(chosen) < expected or not len(chosen):
         raise DataError(
             f"{config.data.source} has {len(chosen)} of the {expected} images of this run's {role}: put them back"
         )
-    return Subset(source, np.array(chosen, np.int64)), f"{role} images of {config.data.source}"
+    return Subset(source, chosen), f"{role} images of {config.data.source}"
 
 
 def _other_images(data: str, columns: Columns, split: str | None) -> tuple[Source, str]:
@@ -154,7 +148,7 @@ class _Relabelled:
 
     def __init__(self, source: Source, labels: Labels) -> None:
         self.labels = labels
-        self.name, self.stamp = source.name, source.stamp
+        self.name, self.names, self.stamps = source.name, source.names, source.stamps
         self.read, self.decode = source.read, source.decode
 
 

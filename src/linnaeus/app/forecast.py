@@ -3,6 +3,7 @@
 import tempfile
 import time
 from bisect import bisect_right
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import torch
 
 from linnaeus.app.begin import Beginning
 from linnaeus.app.build import make_state
+from linnaeus.app.linear import looked_at
 from linnaeus.app.progress import Display
 from linnaeus.core.budget import Budget, Costs
 from linnaeus.core.device import autocast, synchronize
@@ -17,10 +19,12 @@ from linnaeus.core.duration import Duration
 from linnaeus.core.errors import RequestError
 from linnaeus.data.loader import watched_workers
 from linnaeus.data.suspects import check_possible
+from linnaeus.deploy.views import NUM_VIEWS
 from linnaeus.engine.autotune import Speed, time_steps
 from linnaeus.engine.checkpoint import save_checkpoint, save_weights
 from linnaeus.engine.guard import compile_in_place
 from linnaeus.engine.step import State, StepRule
+from linnaeus.optim.average import STATISTICS_IMAGES
 
 JOURNAL = "progress.f64"
 SECONDS = 3.0
@@ -37,7 +41,8 @@ class Forecast:
 
     Attributes:
         busy: how many cores make batches meanwhile, in a later epoch.
-        spent: seconds from the beginning of the command to the end of the measurement.
+        spent: seconds from the beginning of the command to the first step, as far as it is known now: to the end of the
+            measurement, and for a head that is fitted.
         measuring: seconds that the measurement took of these.
     """
 
@@ -53,7 +58,7 @@ class Forecast:
         """How long the whole command takes with so many steps."""
         evaluations = -(-steps // self.steps_per_epoch) - 1 + self.costs.passes
         early = min(steps, self.steps_per_epoch)
-        training = self.first.start + early * self.first.step + (steps - early) * self.later.step
+        training = self.first.start + early * self.first.step + (steps - early) * self.later.step if steps else 0.0
         return self.spent + training + evaluations * self.costs.evaluation + self.costs.closing
 
     def steps(self, seconds: float) -> int:
@@ -64,7 +69,7 @@ class Forecast:
         """Share of the training time in which batches are waited for."""
         early = min(steps, self.steps_per_epoch) * self.first.step
         late = max(0, steps - self.steps_per_epoch) * self.later.step
-        return (early * self.first.wait + late * self.later.wait) / (early + late)
+        return (early * self.first.wait + late * self.later.wait) / (early + late) if steps else 0.0
 
 
 def with_forecast(begun: Beginning, display: Display) -> Beginning:
@@ -110,7 +115,8 @@ def under_budget(rule: StepRule, begun: Beginning, folder: Path, step: int) -> S
 
 def forecast(begun: Beginning, *, limit: float = SECONDS) -> Forecast:
     """Measures steps and an evaluation, `limit` seconds or little more of each. Nothing of it reaches the run."""
-    judged = _is_judged(begun)  # first: what it imports is needed by the run as well, and is not part of measuring
+    with suppress(RequestError):  # first: what it imports is needed by the run as well, and is not part of measuring
+        check_possible(begun.prepared.source.labels)
     began = time.monotonic()
     state = make_state(begun.config, len(begun.prepared.classes), begun.device)
     if begun.config.train.compile:
@@ -124,23 +130,29 @@ def forecast(begun: Beginning, *, limit: float = SECONDS) -> Forecast:
             later = time_steps(state, again, begun.rule(again), device=begun.device, limit=limit)
             busy = again.busy
         evaluation, start = _measure_evaluation(state, begun, limit)
-    val, test = (len(begun.prepared.split.indices(role)) for role in ("val", "test"))
-    passes = 1 + test / val  # the choice of the best, and the test
-    passes += 1 if begun.prepared.task == "multi" else 0  # thresholds
-    passes += 1 + test / val if judged else 0  # labels that look wrong
-    loaders = 4 if judged else 2  # at most; each starts its processes
-    costs = Costs(evaluation, passes, CLOSING + loaders * start)
-    now = time.monotonic()
-    return Forecast(first, later, busy, costs, loader.num_batches, now - begun.began, now - began)
+    loaders = 3 + (begun.config.train.tta != "none") + 2 * (begun.config.optim.average > 0)  # each starts its processes
+    costs = Costs(evaluation, _passes(begun), CLOSING + loaders * start)
+    now, val = time.monotonic(), len(begun.prepared.split.indices("val"))
+    spent = now - begun.began + _head_start(begun, evaluation / val)
+    return Forecast(first, later, busy, costs, loader.num_batches, spent, now - began)
 
 
-def _is_judged(begun: Beginning) -> bool:
-    """Whether labels that look wrong are looked for at the end."""
-    try:
-        check_possible(begun.prepared.source.labels)
-    except RequestError:
-        return False
-    return True
+def _passes(begun: Beginning) -> float:
+    """Evaluations after the last step, in multiples of one on val: the last one, then those of what is delivered."""
+    train, val, test = (len(begun.prepared.split.indices(role)) for role in ("train", "val", "test"))
+    tta = begun.config.train.tta
+    passes = 1 + NUM_VIEWS[tta] * (1 + test / val)
+    passes += 1 if tta != "none" else 0  # what it brings
+    passes += 1 + min(train, STATISTICS_IMAGES) / val if begun.config.optim.average else 0
+    return passes
+
+
+def _head_start(begun: Beginning, seconds: float) -> float:
+    """How long it takes to fit a head and to evaluate it, given the seconds of an evaluation an image."""
+    if not begun.config.train.head_start:
+        return 0.0
+    train, val = (len(looked_at(begun.prepared, role)) for role in ("train", "val"))
+    return seconds * (train + val + len(begun.prepared.split.indices("val")))
 
 
 @torch.inference_mode()

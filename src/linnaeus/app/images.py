@@ -69,7 +69,7 @@ class Images:
         index, labels = self._prepared.split.indices("train"), self._prepared.source.labels
         order = Order(
             len(index),
-            min(train.batch_size, len(index)),
+            min(train.images_per_step, len(index)),
             train.seed,
             repeats=augment.repeats,
             alternate_flips=augment.alternate_flips,
@@ -90,12 +90,22 @@ class Images:
 
     def evaluation(self, role: str) -> Loader:
         """The images of one role, in order and as they are."""
-        index = self._prepared.split.indices(role)
+        return self.shown(self._prepared.split.indices(role))
+
+    def shown(self, index: NDArray[np.int64]) -> Loader:
+        """The images at `index`, in order and as they are."""
         order = _evaluation_order(index, self._config)
         if self._memory is not None:
             return MemoryLoader(self._memory, self._targets, index, order=order)
         prepare = partial(_fit_image, preprocess=self.preprocess)
         return self._file_loader(decoded(self._prepared.source), index, order, prepare)
+
+    def under(self, config: Config) -> "Images":
+        """The same images, already at hand, for a configuration that shows them to the network alike."""
+        other = Images.__new__(Images)  # without what is kept of them, which depends on how they are cropped
+        vars(other).update({name: value for name, value in vars(self).items() if name != "_bounded"})
+        other._config, other._missing, other._display = config, [], Display(quiet=True)
+        return other
 
     @property
     def missing(self) -> list[int]:
@@ -231,13 +241,12 @@ def _with_statistics(geometry: Geometry, images: NDArray[np.uint8]) -> Geometry:
 
 def _fit_all(prepared: Prepared, preprocess: Preprocess, display: Display) -> NDArray[np.uint8]:
     """(M, S, S, C) uint8: every image of the source that has a role, fitted; zeros for the others."""
-    source, findings = prepared.source, prepared.audit.findings
-    size = preprocess.geometry.image_size
-    images = np.zeros((len(findings), size, size, preprocess.channels), np.uint8)
+    source, size = prepared.source, preprocess.geometry.image_size
+    images = np.zeros((len(source.labels), size, size, preprocess.channels), np.uint8)
     usable = np.flatnonzero(prepared.split.roles != "").tolist()
     with display.bar("loading images", len(usable)) as advance:
         for index in usable:
-            pixels = findings[index].pixels
+            pixels = prepared.audit.pixels.get(index)
             pixels = source.decode(source.read(index)) if pixels is None else pixels
             images[index] = preprocess.fit(pixels).permute(1, 2, 0).numpy()  # (C, S, S) -> (S, S, C)
             advance(1)
@@ -245,7 +254,7 @@ def _fit_all(prepared: Prepared, preprocess: Preprocess, display: Display) -> ND
 
 
 def _evaluation_order(index: NDArray[np.int64], config: Config) -> Order:
-    return Order(len(index), min(2 * config.train.batch_size, len(index)), None)
+    return Order(len(index), min(2 * config.train.images_per_step, len(index)), None)
 
 
 def _steps(augment: AugmentConfig, geometry: Geometry) -> list[AugmentBatch]:

@@ -9,7 +9,14 @@ from linnaeus.data.loader import Watched
 from linnaeus.engine.step import State
 from linnaeus.engine.train import Scores
 
-WORDS = {"train/top1": "acc", "train/f1": "F1", "val/top1": "val acc", "val/map": "val mAP"}
+WORDS = {
+    "train/top1": "acc",
+    "train/f1": "F1",
+    "val/top1": "val acc",
+    "val/balanced": "balanced",
+    "val/map": "val mAP",
+    "val/f1": "val F1",
+}
 """What the scores in the record are called on a line; which of them a run has depends on its task."""
 WAIT = 0.1
 """Share of the time that training may wait for images before a person is told why."""
@@ -50,22 +57,22 @@ class Narrator:
 
     def measure(self, step: int) -> dict[str, float]:
         """The speed of this epoch's training and the share of its time that it waited for images, for the record."""
+        if step == 0:  # a fitted head is judged, and nothing was trained
+            return {}
         is_slow = self._loader.wait > WAIT and self._loader.waited > START_SECONDS
         self._reason = self._explain_wait(self._loader.busy) if is_slow else ""
         return {"train/images_per_second": self.speed(step), "data/wait": self._loader.wait}
 
     def record(self, step: int, scores: Scores) -> None:
         """The loop's line at the end of an epoch."""
-        try:
-            self._recorder.record(step, scores)
-        except OSError as error:
-            self._display.say(f"the record could not be written: {error.strerror}. It will be tried again")
+        self._recorder.record(step, scores)
         best = "" if self._state.best == self._best else "  best so far"
         self._best = self._state.best
-        self._display.say(
-            f"epoch {-(-step // self._loader.num_batches):>3}  train loss {scores['train/loss']:.3f} "
-            f"{_in_words(scores)}  {scores['train/images_per_second']:,.0f} images/s{best}"
-        )
+        said = [f"epoch {-(-step // self._loader.num_batches):>3}", _in_words(scores)]
+        if step:
+            said[1] = f"train loss {scores['train/loss']:.3f} {said[1]}"
+            said.append(f"{scores['train/images_per_second']:,.0f} images/s")
+        self._display.say("  ".join(said) + best)
         if skipped := scores.get("train/skipped"):
             self._display.say(f"  {skipped:,.0f} steps were left out: their loss or gradient was not good")
         if self._reason:

@@ -145,11 +145,10 @@ def _fingerprint(source: Source, packing: Packing) -> str:
     """Of the options, and of every image's name, label, split, length and time of change."""
     labels = source.labels
     digest = blake2b(json.dumps([asdict(packing), labels.classes]).encode(), digest_size=16)
+    stamps = source.stamps()
     for index in range(len(labels)):
-        try:
-            stamp = source.stamp(index)
-        except OSError:  # it will be left out, with this reason
-            stamp = None
+        known = stamps is not None and stamps[index, 0] >= 0
+        stamp = tuple(stamps[index].tolist()) if stamps is not None and known else None
         line = f"{source.name(index)}\0{labels.text(index)}\0{labels.splits[index]}\0{stamp}\n"
         digest.update(line.encode("utf-8", "surrogateescape"))
     return digest.hexdigest()

@@ -11,40 +11,76 @@ from zipfile import ZipFile
 
 import numpy as np
 
+from linnaeus.app.answers import answers_file, load_answers
 from linnaeus.app.progress import Display
+from linnaeus.app.settle import promise_of
 from linnaeus.core.device import pick
 from linnaeus.core.errors import DataError, RequestError
 from linnaeus.core.files import atomic
 from linnaeus.data.decode import EXTENSIONS
-from linnaeus.deploy.bundle import Bundle, Prediction, Row, load_bundle
+from linnaeus.deploy.bundle import Bundle, load_bundle
+from linnaeus.deploy.prediction import Prediction, Row
 
 Add = Callable[[str, Row], None]
 
 
 def predict(
-    folder: Path, images: list[str], *, top: int, device: str, display: Display, embeddings: Path | None = None
+    folder: Path,
+    images: list[str],
+    *,
+    top: int,
+    device: str,
+    display: Display,
+    embeddings: Path | None = None,
+    min_accuracy: float | None = None,
 ) -> Iterator[tuple[str, Prediction]]:
     """Yields (path, prediction) for every image, in order; one that cannot be read has its `error` set.
 
     Args:
         folder: of a run or a model.
         images: files, folders (searched at any depth) and glob patterns.
+        min_accuracy: wished among the images that get an answer; by default what the run was trained for.
         embeddings: a file to write as well, see `write_embeddings`; it is there once the last prediction is taken.
 
     Raises:
-        RequestError: if there is no model, a pattern matches nothing, or `embeddings` cannot be the name of a new file.
+        RequestError: if there is no model, a pattern matches nothing, `embeddings` cannot be the name of a new file, or
+            the accuracy cannot be promised.
         DataError: if a folder holds no images.
     """
     if embeddings is not None:
         _check_target(embeddings)
-    bundle = load_bundle(folder).to(pick(device))
-    paths = [path for image in images for path in _expand(image)]
+    bundle = load_bundle(folder)
+    if min_accuracy is not None:
+        bundle = _promising(bundle, folder, min_accuracy, display)
+    bundle.to(pick(device))
+    paths = [path for image in images for path in expand(image)]
     archive = nullcontext(_ignore) if embeddings is None else write_embeddings(embeddings, bundle)
     with archive as add, display.bar("predicting", len(paths)) as advance:
         for path, row in zip(map(str, paths), bundle.rows(paths, top=top), strict=True):
             add(path, row)
             yield path, row.prediction
             advance(1)
+
+
+def _promising(bundle: Bundle, folder: Path, min_accuracy: float, display: Display) -> Bundle:
+    """The same model, with the threshold that keeps an accuracy."""
+    if not 0 < min_accuracy < 1:
+        raise RequestError(f"--min-accuracy {min_accuracy:g}: expected a share between 0 and 1, such as 0.99")
+    file = answers_file(folder, "val")
+    if not file.is_file():
+        raise RequestError(
+            f"--min-accuracy needs what the model said of val, and there is no {file}: give the folder of a newer "
+            "run; or train with --set confidence.min_accuracy=..., and the threshold is part of the model"
+        )
+    val, about = load_answers(file), bundle.about
+    abstain, line = promise_of(
+        val, bundle.calibration, about["thresholds"] if val.task == "multi" else None, min_accuracy
+    )
+    if abstain["threshold"] is None:
+        raise RequestError(f"--min-accuracy: {line}. More val images help (data.val_share), or a lower wish")
+    display.say(line)
+    limits = {**about.get("confidence", {}), "abstain": abstain}
+    return Bundle(bundle.model, {**about, "confidence": limits}, bundle.preprocess)
 
 
 @contextmanager
@@ -104,7 +140,8 @@ def _ignore(_image: str, _row: Row) -> None:
     """Where no embeddings are asked for."""
 
 
-def _expand(image: str) -> list[Path]:
+def expand(image: str) -> list[Path]:
+    """The files that a word on the command line means: one, those of a folder at any depth, or of a pattern."""
     path = Path(image)
     if path.is_dir():
         found = sorted(p for p in path.rglob("*") if p.suffix.lower() in EXTENSIONS and p.is_file())

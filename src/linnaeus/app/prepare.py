@@ -1,26 +1,29 @@
 """From DATA to images with roles: opened, audited, split, and written down."""
 
 import csv
-import io
 import os
-from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from hashlib import blake2b
+from itertools import zip_longest
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from linnaeus.app.config import DataConfig
 from linnaeus.app.progress import Display
 from linnaeus.core.errors import DataError, EnvironmentFault
-from linnaeus.core.files import user_cache, write_json, write_text
+from linnaeus.core.files import atomic, user_cache, write_json
 from linnaeus.core.runtime import Task
 from linnaeus.data.doctor import Audit, audit, diagnose
+from linnaeus.data.facts import all_names
 from linnaeus.data.findings import KINDS, Diagnosis, printable
 from linnaeus.data.quarantine import read_quarantine, to_quarantine, write_quarantine
-from linnaeus.data.sources import Columns, Source, open_source
+from linnaeus.data.sources import NAMED, Columns, Source, open_source
 from linnaeus.data.sources.subset import take_per_class
 from linnaeus.data.split import ROLES, Split, assign_roles
 
@@ -47,12 +50,19 @@ class Prepared:
         """Whether an image has exactly one class, or any number of them."""
         return self.source.labels.task
 
+    @cached_property
     def fingerprint(self) -> str:
         """A hash of every image's name, content and role: equal only for the same data in the same roles."""
-        digest = blake2b(digest_size=16)
-        for index, finding in enumerate(self.audit.findings):
-            line = f"{self.source.name(index)}\0{self.split.roles[index]}\0".encode("utf-8", "surrogateescape")
-            digest.update(line + finding.digest)
+        digest, unread = blake2b(digest_size=16), bytes(16)
+        for start, names in all_names(self.source):
+            own = slice(start, start + len(names))
+            contents = self.audit.digests[own].tolist()
+            roles = self.split.roles[own].tolist()
+            lines = (
+                f"{name}\0{role}\0".encode("utf-8", "surrogateescape") + (content if content != unread else b"")
+                for name, role, content in zip(names, roles, contents, strict=True)
+            )
+            digest.update(b"".join(lines))
         return digest.hexdigest()
 
     def summary(self) -> list[str]:
@@ -86,11 +96,11 @@ class Prepared:
         return "; ".join(shown) + (f"; and {more:,} more in data/findings.json" if more else "")
 
 
-def prepare(config: DataConfig, *, seed: int, display: Display, roles: Mapping[str, str] | None = None) -> Prepared:
+def prepare(config: DataConfig, *, seed: int, display: Display, run_data: Path | None = None) -> Prepared:
     """Opens, audits and splits; the same for the same data, configuration and seed.
 
     Args:
-        roles: those that a run has written down (`read_roles`), to be taken as they are: what the doctor or a list of
+        run_data: the `data/` of a run, whose roles are taken as they are written there: what the doctor or a list of
             the user's would say today does not change a run that has begun.
 
     Raises:
@@ -106,9 +116,8 @@ def prepare(config: DataConfig, *, seed: int, display: Display, roles: Mapping[s
             f"none of the {len(source.labels)} images can be read; the first, {source.name(index)}: {reason}"
         )
     _check_classes(diagnosis)
-    if roles is not None:
-        given = np.array([roles.get(image_name(source, index), "") for index in range(len(source.labels))], "U5")
-        return Prepared(source, found, diagnosis, {}, Split(given, {}, ()))
+    if run_data is not None:
+        return Prepared(source, found, diagnosis, {}, Split(read_roles(run_data, source)[0], {}, ()))
     quarantine = _quarantine(config, diagnosis, display)
     split = assign_roles(
         source.labels,
@@ -116,7 +125,7 @@ def prepare(config: DataConfig, *, seed: int, display: Display, roles: Mapping[s
         val_share=config.val_share,
         test_share=config.test_share,
         seed=seed,
-        families=diagnosis.case.twins.families(),
+        twins=diagnosis.case.twins,
         quarantine=quarantine,
     )
     return Prepared(source, found, diagnosis, quarantine, split)
@@ -124,19 +133,21 @@ def prepare(config: DataConfig, *, seed: int, display: Display, roles: Mapping[s
 
 def examine(source: Source, config: DataConfig, display: Display) -> tuple[Audit, Diagnosis]:
     """Decodes every image, or recalls what is known of an unchanged one, and draws the doctor's conclusions."""
+    facts = _facts_file(config)
     with display.bar("checking images", len(source.labels)) as advance:
-        found = audit(source, progress=advance, cache=_facts_file(config), stamp=source.stamp)
+        found = audit(source, progress=advance, cache=facts)
     if found.note:
         display.say(found.note)
-    return found, diagnose(source, found)
+    return found, diagnose(source, found, kept=None if facts is None else facts.with_suffix(".conclusions"))
 
 
 def _facts_file(config: DataConfig) -> Path | None:
-    """Where the facts about the images of one folder or table are kept between runs; None for sets without a path."""
+    """Where the facts about the images of one set are kept between runs; None for parts and built-in sets."""
     path = Path(config.source)
-    if config.limit is not None or not path.exists():
+    if config.limit is not None or config.source in NAMED:
         return None
-    name = blake2b(os.fsencode(path.resolve()), digest_size=12).hexdigest()
+    what = path.resolve() if path.exists() else config.source
+    name = blake2b(os.fsencode(what), digest_size=12).hexdigest()
     return user_cache("facts") / f"{name}.safetensors"
 
 
@@ -147,7 +158,7 @@ def _quarantine(config: DataConfig, diagnosis: Diagnosis, display: Display) -> d
     case = diagnosis.case
     listed, unknown = read_quarantine(Path(config.quarantine), len(case.labels), case.name)
     if unknown:
-        display.say(f"{config.quarantine} lists {len(unknown):,} images that are not there, such as {unknown[0]}")
+        display.say(f"{config.quarantine} lists {len(unknown):,} image(s) that are not there, such as {unknown[0]}")
     return listed
 
 
@@ -169,43 +180,75 @@ def _check_classes(diagnosis: Diagnosis) -> None:
 def write_records(folder: Path, prepared: Prepared) -> None:
     """Writes a run's `data/`: `index.csv`, a row an image; `findings.json`; `quarantine.csv`, what was left out."""
     folder.mkdir()
-    table = io.StringIO()
-    writer = csv.writer(table, lineterminator="\n", quoting=csv.QUOTE_ALL)  # else a name with a "\r" is torn
-    writer.writerow(["name", "label", "role", "height", "width", "channels", "digest"])
-    labels = prepared.source.labels
-    for index, finding in enumerate(prepared.audit.findings):
-        label, role = labels.text(index), prepared.split.roles[index]
-        writer.writerow([image_name(prepared.source, index), label, role, *finding.shape, finding.digest.hex()])
-    write_text(folder / "index.csv", table.getvalue())
+    with atomic(folder / "index.csv") as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n", quoting=csv.QUOTE_ALL)  # else a name with a "\r" is torn
+        writer.writerow(["name", "label", "role", "height", "width", "channels", "digest"])
+        for start, names in all_names(prepared.source):
+            writer.writerows(_rows(prepared, start, names))
     write_json(folder / "findings.json", KIND, VERSION, _findings(prepared))
     write_quarantine(folder / "quarantine.csv", prepared.quarantine, prepared.source.name)
 
 
-def read_roles(folder: Path) -> dict[str, str]:
-    """Name -> role, from a run's `data/index.csv`.
+def _rows(prepared: Prepared, start: int, names: list[str]) -> Iterator[tuple[str | int, ...]]:
+    """Rows of the index, for the images from `start` on."""
+    own, labels = slice(start, start + len(names)), prepared.source.labels
+    texts = map(labels.text, range(start, start + len(names)))
+    shapes = prepared.audit.rows["shape"][own].T.tolist()
+    contents = prepared.audit.digests[own].tolist()
+    digests = (content.hex() if any(content) else "" for content in contents)
+    return zip(map(_text, names), texts, prepared.split.roles[own].tolist(), *shapes, digests, strict=True)
+
+
+def read_roles(folder: Path, source: Source) -> tuple[NDArray[np.str_], dict[str, str]]:
+    """The roles of a run's images, from its `data/index.csv`.
+
+    Returns:
+        (N,) str, of the images of `source`, "" for those that the index does not have; and name -> role of those that
+        the index has and the source has not.
 
     Raises:
         EnvironmentFault: if it is missing or damaged.
     """
+    roles = np.zeros(len(source.labels), "U5")
+    known = (_text(name) for _, names in all_names(source) for name in names)
+    unmatched: dict[str, int] = {}
+    others: dict[str, str] = {}
     try:
         with (folder / "index.csv").open(encoding="utf-8", newline="") as file:
-            return {row["name"]: row["role"] for row in csv.DictReader(file)}
-    except (OSError, KeyError) as error:
+            rows = csv.reader(file)
+            columns = itemgetter(*map(next(rows, []).index, ("name", "role")))
+            # Side by side, since nearly always both are in the same order: a dictionary of a million names is large.
+            for index, (name, row) in enumerate(zip_longest(known, map(columns, rows))):
+                if row is not None and row[0] == name:
+                    roles[index] = row[1]
+                    continue
+                unmatched.update({} if name is None else {name: index})
+                others.update({} if row is None else [row])
+    except (OSError, ValueError, IndexError, csv.Error) as error:
         raise EnvironmentFault(f"{folder / 'index.csv'} cannot be read: {error}") from None
+    for name in unmatched.keys() & others.keys():
+        roles[unmatched[name]] = others.pop(name)
+    return roles, others
 
 
 def _findings(prepared: Prepared) -> dict[str, Any]:
     source, found = prepared.source, prepared.audit
     return {
         "images": len(source.labels),
-        "channels": dict(Counter(str(c) for c in found.shapes[found.usable, 2].tolist())),
+        "channels": _counts(found.rows["shape"][found.usable, 2]),
         "unreadable": {image_name(source, i): reason for i, reason in found.broken.items()},
         "left_out": {image_name(source, i): reason for i, reason in prepared.split.left_out.items()},
         "not_taken_for_images": [_text(name) for name in source.labels.ignored],
         "carved": list(prepared.split.carved),
-        "fingerprint": prepared.fingerprint(),
+        "fingerprint": prepared.fingerprint,
         "doctor": prepared.diagnosis.to_json(),
     }
+
+
+def _counts(numbers: NDArray[np.int32]) -> dict[str, int]:
+    """How often each number is there, in the order of their first appearance."""
+    values, first, counts = np.unique(numbers, return_index=True, return_counts=True)
+    return {str(values[k]): int(counts[k]) for k in np.argsort(first).tolist()}
 
 
 def image_name(source: Source, index: int) -> str:

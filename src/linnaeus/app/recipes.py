@@ -9,10 +9,12 @@ import inspect
 import re
 from collections.abc import Callable
 from difflib import get_close_matches
+from typing import Any
 
 import yaml
 
 from linnaeus.app.config import Config, make_config
+from linnaeus.app.recipes_imagenet import imagenet_convnext_t, imagenet_resnet50, imagenet_vit_s
 from linnaeus.core.errors import RequestError
 
 PLACEHOLDER = "DATA"
@@ -94,101 +96,32 @@ def cifar_resnet18(source: str) -> Config:
     )
 
 
-def imagenet_resnet50(source: str) -> Config:
-    """ResNet-50 on ImageNet in the manner of A3 of "ResNet strikes back" (arXiv:2110.00476): BCE, mixing, 160 pixels.
+def cifar_speedrun(source: str) -> Config:
+    """CIFAR-10 in eight epochs: the network and the augmentation of airbench94 (arXiv:2404.00498), with Muon.
 
-    AdamW stands for the paper's LAMB, with a learning rate and decay that suit it.
+    As there: whitened patches, shifts by two pixels, every image mirrored in every other epoch, labels smoothed by 0.2.
+    Muon trains the kernels, and AdamW the rest; the whitening has no bias, so that no gradient need reach the image.
 
-    Command: linnaeus train imagenet/ --recipe imagenet-resnet50
-    Hardware: one H100
-    Time: about 7 hours, an estimate
-    Expected: 78.1% top-1 says the paper, which evaluates at 224 pixels and this at 160; not yet run
+    Command: linnaeus train cifar10 --recipe cifar-speedrun
+    Hardware: 2 CPU cores, or one GPU
+    Time: a quarter of an hour on cores with bfloat16, two hours on others, an estimate
+    Expected: the goal is airbench94's accuracy in 0.8 of its time (make bench BENCH=speedrun); not yet run
     """
     return make_config(
         {
-            "data": {"source": source, "loader": "files"},
-            "model": {"name": "resnet50", "image_size": 160, "options": {"zero_init_last": True}},
-            "preprocess": {"resize": 168, "interpolation": "bicubic"},
-            "augment": {
-                "crop": "resized",
-                "min_area": 0.08,
-                "policy": "rand",
-                "mixup": 0.1,
-                "cutmix": 1.0,
-            },
-            "optim": {"name": "adamw", "lr": 1e-3, "weight_decay": 0.05, "clip_norm": 1.0, "warmup": "5ep"},
-            "train": {
-                "duration": "100ep",
-                "batch_size": 1024,
-                "loss": "bce",
-                "loss_options": {"threshold": 0.2},
-                "label_smoothing": 0.0,
-            },
-        }
-    )
-
-
-def imagenet_vit_s(source: str) -> Config:
-    """ViT-S/16 on ImageNet as in "Better plain ViT baselines" (arXiv:2205.01580): average pooling, RandAugment, MixUp.
-
-    The positions are learned here, and sines and cosines there.
-
-    Command: linnaeus train imagenet/ --recipe imagenet-vit-s
-    Hardware: one H100
-    Time: about 13 hours, an estimate
-    Expected: 76.5% top-1 says the paper of its 90 epochs; not yet run
-    """
-    return make_config(
-        {
-            "data": {"source": source, "loader": "files"},
-            "model": {"name": "vit_small", "image_size": 224, "options": {"pool": "avg", "class_token": False}},
-            "preprocess": {"resize": 256},
-            "augment": {
-                "crop": "resized",
-                "min_area": 0.05,
-                "policy": "rand",
-                "policy_options": {"magnitude": 10},
-                "mixup": 0.2,
-            },
-            "optim": {"name": "adamw", "lr": 1e-3, "weight_decay": 0.1, "clip_norm": 1.0, "warmup": "10000st"},
-            "train": {"duration": "90ep", "batch_size": 1024, "label_smoothing": 0.0},
-        }
-    )
-
-
-def imagenet_convnext_t(source: str) -> Config:
-    """ConvNeXt-T on ImageNet with the settings of its paper (arXiv:2201.03545, appendix A.1).
-
-    The batch is a quarter of the paper's 4096, and so is the learning rate.
-
-    Command: linnaeus train imagenet/ --recipe imagenet-convnext-t
-    Hardware: one H100
-    Time: about 3 days, an estimate
-    Expected: 82.1% top-1 says the paper; not yet run
-    """
-    return make_config(
-        {
-            "data": {"source": source, "loader": "files"},
-            "model": {"name": "convnext_tiny", "image_size": 224, "options": {"drop_path": 0.1}},
-            "preprocess": {"resize": 256, "interpolation": "bicubic"},
-            "augment": {
-                "crop": "resized",
-                "min_area": 0.08,
-                "policy": "rand",
-                "erase": 0.25,
-                "erase_fill": "noise",
-                "mixup": 0.8,
-                "cutmix": 1.0,
-            },
+            "data": {"source": source, "loader": "memory", "val_share": 0.02},
+            "model": {"name": "airbench94", "image_size": 32, "in_channels": 3, "options": {"whiten_bias": False}},
+            "augment": {"crop": "pad", "padding": 2, "padding_mode": "reflect", "alternate_flips": True},
             "optim": {
-                "name": "adamw",
-                "lr": 1e-3,
-                "weight_decay": 0.05,
+                "name": "muon",
+                "lr": 0.02,
+                "weight_decay": 0.5,
+                "momentum": 0.6,
                 "clip_norm": 0.0,
-                "warmup": "20ep",
-                "ema": 0.9999,
+                "schedule": "linear",
+                "warmup": 0.0,
             },
-            "train": {"duration": "300ep", "batch_size": 1024, "label_smoothing": 0.1},
+            "train": {"duration": "8ep", "batch_size": 1000, "label_smoothing": 0.2, "tta": "shift"},
         }
     )
 
@@ -227,16 +160,79 @@ def fine_grained(source: str) -> Config:
     )
 
 
+def probe(source: str) -> Config:
+    """A linear head on the features of EfficientNet-Lite0 as ImageNet left them: the quickest answer.
+
+    Each image is shown to the network once. The head is a logistic regression, its penalty chosen on held-out images.
+
+    Command: linnaeus train photos/ --recipe probe
+    Hardware: 2 CPU cores
+    Time: under a minute for some hundred photos, an estimate
+    Expected: not yet run over several seeds
+    """
+    return make_config(
+        {
+            "data": {"source": source},
+            "model": {"name": "efficientnet_lite0", "weights": "default"},
+            "train": {"duration": "0ep", "head_start": True, "label_smoothing": 0.0},
+        }
+    )
+
+
+def finetune(source: str) -> Config:
+    """The head of `probe`, then the whole network from there: the default where training starts from trained weights.
+
+    Kumar et al. (arXiv:2202.10054): a network that starts with a fitted head keeps more of what it knows than one that
+    starts with a random one. The state before the first step is evaluated too, and kept if none after it is better.
+
+    Command: linnaeus train photos/ --recipe finetune
+    Hardware: 2 CPU cores
+    Time: some minutes for some hundred photos, an estimate
+    Expected: at least what `probe` reaches on val; not yet run over several seeds
+    """
+    return make_config(
+        {
+            "data": {"source": source},
+            "model": {"name": "efficientnet_lite0", "weights": "default"},
+            "augment": {"min_area": 0.35},
+            "optim": {"layer_decay": 0.9, "warmup": 0.1},
+            "train": {
+                "duration": "4ep",
+                "batch_size": 32,
+                "head_start": True,
+                "label_smoothing": 0.1,
+                "channels_last": True,
+                "compile": False,
+            },
+        }
+    )
+
+
 RECIPES: dict[str, Callable[[str], Config]] = {
+    "probe": probe,
+    "finetune": finetune,
     "tutorial-resnet": tutorial_resnet,
     "scratch-small": scratch_small,
     "cifar-resnet18": cifar_resnet18,
+    "cifar-speedrun": cifar_speedrun,
     "imagenet-resnet50": imagenet_resnet50,
     "imagenet-vit-s": imagenet_vit_s,
     "imagenet-convnext-t": imagenet_convnext_t,
     "fine-grained": fine_grained,
 }
 FACTS = ("Command", "Hardware", "Time", "Expected")
+
+
+def over_finetune(content: dict[str, Any]) -> dict[str, Any]:
+    """Settings with those of `finetune` beneath them, where they start from trained weights; else as they are.
+
+    What they say wins. The network is theirs, or the usual one.
+    """
+    if not content.get("model", {}).get("weights"):
+        return content
+    usual = finetune(PLACEHOLDER).model_dump()
+    beneath = {name: usual[name] for name in ("augment", "optim", "train")}
+    return {**content, **{name: {**section, **content.get(name, {})} for name, section in beneath.items()}}
 
 
 def find_recipe(name: str) -> Callable[[str], Config]:

@@ -1,5 +1,6 @@
 """The defaults that depend on the images and on the network, decided once and written down in the run's config."""
 
+import math
 from typing import Any
 
 import torch
@@ -7,6 +8,7 @@ from torch import nn
 
 from linnaeus.app.build import make_model
 from linnaeus.app.config import Config
+from linnaeus.app.linear import check_head_start
 from linnaeus.app.prepare import Prepared
 from linnaeus.app.rules import check_rules, class_defaults
 from linnaeus.core.classifier import Classifier
@@ -26,11 +28,13 @@ MEMORY_BYTES = 4 << 30
 PRETRAINED = "resnet18"
 """The network where none is named and training starts from weights: those are for photos, of whatever size."""
 
-# Chosen by what a network is made of, so that they serve networks of one's own too. A learning rate is for 256 images a
-# step and scales with the batch (Goyal et al. 2017).
-ADAMW = {"name": "adamw", "lr": 5e-4, "weight_decay": 0.05, "clip_norm": 1.0}
-SGD_NORMALISED = {"name": "sgd", "lr": 0.2, "weight_decay": 5e-4, "clip_norm": 0.0}
-SGD_PLAIN = {"name": "sgd", "lr": 0.1, "weight_decay": 5e-4, "clip_norm": 0.0}
+BATCH = 64
+"""Images a step for which the learning rates below are, and where the batch is to be measured and is not yet."""
+
+# Chosen by what a network is made of, so that they serve networks of one's own too.
+ADAMW = {"name": "adamw", "lr": 1.25e-4, "weight_decay": 0.05, "clip_norm": 1.0}
+SGD_NORMALISED = {"name": "sgd", "lr": 0.05, "weight_decay": 5e-4, "clip_norm": 0.0}
+SGD_PLAIN = {"name": "sgd", "lr": 0.025, "weight_decay": 5e-4, "clip_norm": 0.0}
 FINE_TUNING = {"sgd": 0.2, "adamw": 0.4}
 """Share of the learning rate for a network that starts from trained weights: it is near a solution, and large steps
 would lose what it knows. But small sets make short runs, and in those a tenth gets less far: 0.01 and 5e-5 for a batch
@@ -53,7 +57,8 @@ def starting_weights(config: Config) -> Weights | None:
 def resolve(config: Config, prepared: Prepared, weights: Weights | None = None) -> Config:
     """The configuration with every "auto" and null decided that depends on the images, the network or its weights.
 
-    What is decided by measuring (precision, layout) stays open. The result needs nothing of `weights` any more.
+    What is decided by measuring (precision, layout) stays open; a batch that is to be measured is `BATCH` for now. The
+    result needs nothing of `weights` any more.
 
     Args:
         weights: those of `starting_weights`.
@@ -61,11 +66,14 @@ def resolve(config: Config, prepared: Prepared, weights: Weights | None = None) 
     Raises:
         RequestError: if the network does not exist or refuses its options, or the schedule or the loss does.
     """
+    if config.train.batch_size == "auto":
+        config = config.replace(train={"batch_size": BATCH})
     shapes = prepared.audit.shapes[prepared.audit.usable]
     largest = int(shapes[:, :2].max())
     config = config.replace(model=_model_defaults(config, largest, int(shapes[:, 2].max()), weights))
     with torch.device("meta"):
         model = make_model(config, len(prepared.classes))
+    check_head_start(config, model)
     loader = config.data.loader
     if loader == "auto":
         small = largest <= SMALL and len(shapes) * model.image_size**2 * model.in_channels <= MEMORY_BYTES
@@ -143,13 +151,23 @@ def _optim_defaults(config: Config, model: Classifier, task: Task) -> dict[str, 
     if config.optim.name not in (None, defaults["name"]):
         defaults = {**(SGD_NORMALISED if config.optim.name == "sgd" else ADAMW), "clip_norm": 0.0}
     share = 1.0 if config.model.weights is None else FINE_TUNING[defaults["name"]]
-    scaled = {**defaults, "lr": share * defaults["lr"] * config.train.batch_size / 256}
+    scaled = {**defaults, "lr": share * defaults["lr"] * _rate(defaults["name"], config.train.images_per_step)}
     if task == "multi" and defaults["name"] == "sgd":
         # The loss is a mean over the classes, which divides each step of SGD, and not of AdamW, by their number: so a
         # ResNet-20 was left at a mAP of 39% (36 to 40) on mosaics of CIFAR-10 where this takes it to 46% (43 to 48).
         scaled |= {"lr": model.num_classes * scaled["lr"], "weight_decay": scaled["weight_decay"] / model.num_classes}
     given = config.optim.model_dump()
     return {key: value for key, value in scaled.items() if given[key] is None}
+
+
+def _rate(optimizer: str, batch_size: int) -> float:
+    """By how much the learning rate for `BATCH` images a step changes with their number.
+
+    With SGD in proportion to it (Goyal et al., arXiv:1706.02677, section 2.1); with Adam, whose steps do not grow with
+    the gradient, to its square root (Malladi et al., arXiv:2205.10287).
+    """
+    ratio = batch_size / BATCH
+    return ratio if optimizer == "sgd" else math.sqrt(ratio)
 
 
 def _defaults_for(model: Classifier) -> dict[str, Any]:

@@ -20,15 +20,20 @@ from linnaeus.core.preprocess import Preprocess
 from linnaeus.core.runtime import Task
 from linnaeus.data.balance import class_weights, logit_offsets, positive_weights
 from linnaeus.deploy.bundle import load_bundle
+from linnaeus.engine.epochs import Pick
 from linnaeus.engine.loss import LOSSES, distill
 from linnaeus.optim.schedule import SCHEDULES
 
+SHIFTABLE = 64
+"""Pixels of the largest images for which a shift by one is a different view."""
 LENGTHS: dict[str, tuple[type, str]] = {
     "t_0": (str, "a duration such as 10ep"),
     "cooldown": (str, "a duration such as 10ep"),
     "milestones": (list, "durations such as [30ep, 60ep]"),
 }
 """Options of schedules that are written with a unit; all others are numbers."""
+METRICS: dict[Task, tuple[str, ...]] = {"single": ("top1", "balanced", "f1", "loss"), "multi": ("map", "f1", "loss")}
+"""The scores on val that can say which state of a run is better; the first is the usual one."""
 
 
 def make_schedule(config: Config, steps_per_epoch: int) -> Callable[[float], float]:
@@ -63,6 +68,28 @@ def make_schedule(config: Config, steps_per_epoch: int) -> Callable[[float], flo
     except ValueError as error:
         raise RequestError(f"optim.schedule={optim.schedule}: {error}") from None
     return made
+
+
+def make_patience(config: Config, steps_per_epoch: int) -> int:
+    """Steps without a better state after which the run ends; 0 for never.
+
+    Raises:
+        RequestError: if a run of this length is over before.
+    """
+    run, patience = Duration.parse(config.train.duration), config.train.patience
+    if patience is None:
+        return 0
+    steps = Duration.parse(patience).steps(steps_per_epoch=steps_per_epoch)
+    first = 0 if config.train.head_start else steps_per_epoch  # when the first state is evaluated
+    if not run.is_time and first + steps >= run.steps(steps_per_epoch=steps_per_epoch):
+        raise RequestError(f"train.patience={patience} has no effect: a run of {run} is over before. Make it shorter")
+    return steps
+
+
+def make_pick(config: Config) -> Pick | None:
+    """Which epochs' weights are kept to be averaged; None where none are."""
+    optim = config.optim
+    return Pick(optim.average, optim.average_of) if optim.average else None
 
 
 def make_loss(config: Config, task: Task, device: torch.device) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
@@ -129,7 +156,10 @@ def check_rules(config: Config, prepared: Prepared) -> None:
         RequestError: as `make_schedule` and `make_loss` do.
     """
     images = len(prepared.split.indices("train"))
-    make_schedule(config, -(-images // min(config.train.batch_size, images)))
+    epoch = -(-images // min(config.train.images_per_step, images))
+    make_schedule(config, epoch)
+    make_patience(config, epoch)
+    _check_ending(config, prepared.task, epoch)
     make_loss(config, prepared.task, torch.device("cpu"))
     if prepared.task == "multi" and (config.data.balance or config.train.teacher):
         raise RequestError("data.balance and train.teacher are for images of one class; here some have several")
@@ -146,6 +176,18 @@ def check_rules(config: Config, prepared: Prepared) -> None:
             raise RequestError(
                 f"{config.train.teacher} sees {teacher.preprocess.channels} channels: set model.in_channels"
             )
+
+
+def _check_ending(config: Config, task: Task, steps_per_epoch: int) -> None:
+    train, run = config.train, Duration.parse(config.train.duration)
+    if train.metric and train.metric not in METRICS[task]:
+        several = "may have several classes" if task == "multi" else "have one class each"
+        raise RequestError(f"train.metric={train.metric}: images {several} here; take {' or '.join(METRICS[task])}")
+    if config.optim.average and not run.is_time and run.steps(steps_per_epoch=steps_per_epoch) <= steps_per_epoch:
+        raise RequestError(f"optim.average has no effect in a run of {run}, which is evaluated once")
+    size = config.model.image_size
+    if train.tta == "shift" and size and size > SHIFTABLE:
+        raise RequestError(f"train.tta=shift moves images by a pixel, which is nothing at {size} pixels: take flip")
 
 
 def class_defaults(config: Config, prepared: Prepared) -> dict[str, Any]:

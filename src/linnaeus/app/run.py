@@ -99,8 +99,8 @@ def from_anywhere(data: str) -> str:
     return os.path.abspath(data) if is_local else data  # noqa: PTH100  # keeps links
 
 
-def create_run(out: Path | None, data: str) -> Run:
-    """Makes a new folder: `out`, or the next free `runs/<name of the data>-<number>`.
+def create_run(out: Path | None, data: str, *, parent: str = "runs") -> Run:
+    """Makes a new folder: `out`, or the next free `<parent>/<name of the data>-<number>`.
 
     Raises:
         RequestError: if `out` exists and is not an empty folder, or cannot be made.
@@ -108,10 +108,10 @@ def create_run(out: Path | None, data: str) -> Run:
     check_free(out)
     try:
         if out is None:
-            return Run(_next_free(Path("runs"), _short_name(data)))
+            return Run(_next_free(Path(parent), _short_name(data)))
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise RequestError(f"{out or 'runs'} cannot be made: {error.strerror}") from None
+        raise RequestError(f"{out or parent} cannot be made: {error.strerror}") from None
     return Run(out)
 
 

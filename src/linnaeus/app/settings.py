@@ -7,6 +7,7 @@ from typing import Any
 
 import yaml
 
+from linnaeus.app.recipes import over_finetune
 from linnaeus.core.errors import RequestError
 
 _FLOAT = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$")
@@ -20,6 +21,8 @@ def gather(
     recipe: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """All that a command was told: a file or a recipe, then the options that are not None, then what `--set` says.
+
+    Where there is neither file nor recipe, and training is to start from weights, it starts from the recipe `finetune`.
 
     Args:
         file: of settings.
@@ -36,7 +39,7 @@ def gather(
             merge(content, path, value)
     for text in assignments:
         merge(content, *parse_assignment(text))
-    return content
+    return content if file is not None or recipe is not None else over_finetune(content)
 
 
 def read_config_file(path: Path) -> dict[str, Any]:

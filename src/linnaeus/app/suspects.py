@@ -4,12 +4,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
+from linnaeus.app.answers import Answers
 from linnaeus.app.config import Config
 from linnaeus.app.doctor import write_page
-from linnaeus.app.images import Images
 from linnaeus.app.prepare import Prepared
 from linnaeus.app.progress import Display
 from linnaeus.app.run import Run
@@ -17,13 +16,13 @@ from linnaeus.core.errors import RequestError
 from linnaeus.data.findings import printable
 from linnaeus.data.suspects import Suspect, check_possible, find_suspects, to_finding, write_suspects
 from linnaeus.deploy.bundle import Bundle
+from linnaeus.metrics.probabilities import activate, calibrate
 
-HELD_OUT = ("val", "test")
 _SHOWN = 3  # suspects in a line
 
 
 def close_diagnosis(
-    run: Run, config: Config, prepared: Prepared, images: Images, bundle: Bundle, *, display: Display
+    run: Run, config: Config, prepared: Prepared, bundle: Bundle, answers: Sequence[Answers], *, display: Display
 ) -> None:
     """Writes the doctor's page of a run, with the images of val and test whose labels look wrong to its model.
 
@@ -33,7 +32,8 @@ def close_diagnosis(
     | `data/suspects.csv` | the latter as a table, the surest first; absent where they could not be looked for |
 
     Args:
-        bundle: the delivered model, on its device.
+        bundle: the delivered model.
+        answers: for the images of val and of test.
     """
     page, diagnosis = run.data / "doctor.html", prepared.diagnosis
     try:
@@ -42,29 +42,16 @@ def close_diagnosis(
         remark = f"Labels that look wrong were not looked for: {reason}."
         display.say(f"{remark[:-1]}. The doctor's page: {page}")
     else:
-        probabilities, positions = _predict(prepared, images, bundle, display)
+        positions = np.concatenate([own.positions for own in answers])
+        logits = calibrate(np.concatenate([own.logits for own in answers]), bundle.calibration)
+        probabilities = activate(logits, several=False)
         suspects = find_suspects(probabilities, positions, prepared.source.labels)
-        write_suspects(run.data / "suspects.csv", suspects, prepared.source.name, prepared.split.roles.tolist())
+        write_suspects(run.data / "suspects.csv", suspects, prepared.source.name, prepared.split.roles)
         if suspects:
             diagnosis = replace(diagnosis, findings=(*diagnosis.findings, to_finding(suspects, len(positions))))
         remark = _remark(prepared, probabilities, positions)
         display.say(f"{_in_words(suspects, len(positions), prepared)}. With pictures: {page}")
     write_page(page, config.data.source, prepared.source, diagnosis, remark=remark)
-
-
-def _predict(
-    prepared: Prepared, images: Images, bundle: Bundle, display: Display
-) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """(M, K) probabilities of the images of `HELD_OUT` that can still be read, and (M,) their positions."""
-    total = sum(len(prepared.split.indices(role)) for role in HELD_OUT)
-    probabilities, positions = [], []
-    with display.bar("judging labels", total) as advance:
-        for role in HELD_OUT:
-            for batch in images.evaluation(role).epoch(0):
-                probabilities.append(bundle.probabilities(batch.images)[batch.valid])
-                positions.append(batch.index[batch.valid])
-                advance(len(positions[-1]))
-    return torch.cat(probabilities).numpy(), torch.cat(positions).numpy()
 
 
 def _remark(prepared: Prepared, probabilities: NDArray[np.float32], positions: NDArray[np.int64]) -> str:

@@ -10,15 +10,18 @@ from pathlib import Path
 import torch
 
 from linnaeus.app.begin import Beginning, begin, fetching
-from linnaeus.app.build import make_state
 from linnaeus.app.config import Config
 from linnaeus.app.deliver import deliver
+from linnaeus.app.ending import conclude
 from linnaeus.app.forecast import under_budget, with_forecast
+from linnaeus.app.head_start import forget_features, start_with_head
 from linnaeus.app.images import Images, explain_wait
 from linnaeus.app.judge import Judge
 from linnaeus.app.narrator import Narrator
-from linnaeus.app.prepare import prepare, read_roles, write_records
+from linnaeus.app.prepare import prepare, write_records
 from linnaeus.app.progress import Display
+from linnaeus.app.report import report_after_training
+from linnaeus.app.rules import make_pick
 from linnaeus.app.run import Run, check_free, command_line, create_run, from_anywhere, locked
 from linnaeus.app.signals import stop_signals
 from linnaeus.app.watch import explain_nonfinite, looked_at
@@ -27,7 +30,7 @@ from linnaeus.core.errors import DataError, EnvironmentFault, Interrupted, NotFi
 from linnaeus.core.record import Recorder, read_records
 from linnaeus.data.loader import watched_workers
 from linnaeus.engine.checkpoint import BEST, load_newest, load_weights, remove_torn, save_checkpoint
-from linnaeus.engine.guard import compile_in_place, run_as_it_is
+from linnaeus.engine.guard import compile_in_place
 from linnaeus.engine.step import State, take_step
 from linnaeus.engine.train import Outlet
 from linnaeus.engine.train import train as train_loop
@@ -93,14 +96,13 @@ def reopen(run: Run, display: Display) -> Beginning:
     began = time.monotonic()
     config = run.read_config()
     device = pick(config.train.device)
-    roles = read_roles(run.data)
     try:
-        prepared = prepare(config.data, seed=config.train.seed, display=display, roles=roles)
+        prepared = prepare(config.data, seed=config.train.seed, display=display, run_data=run.data)
     except RequestError as error:
         advice = f"If the images were moved, write their new place into data.source of {run.folder / 'config.json'}"
         raise RequestError(f"{error}. {advice}") from None
     about = run.read_manifest()
-    if prepared.fingerprint() != about["data_fingerprint"]:
+    if prepared.fingerprint != about["data_fingerprint"]:
         raise DataError(
             f"the images of {config.data.source} have changed since this run began (see {run.data / 'index.csv'}): "
             "put them back, or train anew"
@@ -114,11 +116,9 @@ def _go(run: Run, begun: Beginning, display: Display) -> None:
         state = open_state(run, begun, display)
         with stop.waiting():
             run_loop(run, begun, state, display=display, stop=stop)
-        if state.best is not None:  # else its file was lost when the last step had been taken
-            state.judged.load_state_dict(load_weights(run.checkpoints / BEST))
-        state.model.load_state_dict(state.judged.state_dict())
-        run_as_it_is(state.model)
-        deliver(run, begun.config, begun.prepared, images, state.model, device=begun.device, display=display)
+        conclude(run, begun, state, display)
+        bundle = deliver(run, begun.config, begun.prepared, images, state.model, device=begun.device, display=display)
+        report_after_training(run, begun.prepared, bundle, began=begun.began, display=display)
     for line in [*images.remarks(), *(conclusions(read_records(run.folder)) if watches else [])]:
         display.say(line)
 
@@ -126,7 +126,7 @@ def _go(run: Run, begun: Beginning, display: Display) -> None:
 def open_state(run: Run, begun: Beginning, display: Display) -> State:
     """The state of the newest checkpoint that is whole, or that before the first step."""
     config = begun.config
-    state = make_state(config, len(begun.prepared.classes), begun.device)
+    state = begun.state()
     state.compiled = bool(config.train.compile)
     if any(run.checkpoints.glob("step-*")):
         for problem in load_newest(run.checkpoints, state):
@@ -135,8 +135,11 @@ def open_state(run: Run, begun: Beginning, display: Display) -> State:
         _check_best(run, state, display)
     elif config.model.weights:
         _start_from_weights(config, state, display)
+        if config.train.head_start:
+            start_with_head(run, begun, state, display)
         # From here on the run needs the weights no more: their file may change or be gone when it is resumed.
         save_checkpoint(run.checkpoints, state, keep=config.checkpoint.keep)
+        forget_features(run)
     if state.compiled:
         compile_in_place(state.model)
     return state
@@ -161,7 +164,8 @@ def run_loop(run: Run, begun: Beginning, state: State, *, display: Display, stop
     config = begun.config
     loader = begun.images.training()
     rule = replace(under_budget(begun.rule(loader), begun, run.checkpoints, state.step), note=display.say)
-    recorder = Recorder(run.folder, step=state.step - state.due)  # what an evaluation records comes after it
+    after = state.step - state.due  # what an evaluation records comes after it
+    recorder = Recorder(run.folder, step=after, note=display.say)
     try:
         with display.training(rule.total_steps, state.step) as show:
             narrator = Narrator(state, loader, recorder, display, show, partial(explain_wait, config.data))
@@ -172,13 +176,14 @@ def run_loop(run: Run, begun: Beginning, state: State, *, display: Display, stop
                 stop_signal=stop,
                 save_seconds=config.checkpoint.seconds,
                 keep=config.checkpoint.keep,
+                epochs=make_pick(config),
             )
-            judge = Judge(begun, narrator, stop, display.say)
+            judge = Judge(begun, narrator.measure, stop, display.say)
             microscope = looked_at(state, rule, recorder) if config.record.microscope else nullcontext(take_step)
             with microscope as step:
                 train_loop(state, loader, rule, device=begun.device, evaluate=judge, outlet=outlet, step=step)
     except NotFinite as fault:
-        fresh = make_state(config, len(begun.prepared.classes), begun.device)
+        fresh = begun.state()
         plain = replace(rule, on_nonfinite="stop", spike=0.0)  # each step is taken as it is
         found = explain_nonfinite(run, config, fresh, loader, plain, until=state.step, display=display)
         raise NotFinite(f"{fault}. {found}") from None
@@ -201,14 +206,12 @@ def _say_stopping(display: Display) -> None:
 @contextmanager
 def _resumable(run: Run) -> Iterator[None]:
     """Says how to go on, where the block is stopped and the state is saved."""
-    how = f"Go on with:\n  {command_line('resume', run.folder)}"
     try:
         with watched_workers():
             yield
-    except Interrupted as stop:
-        raise Interrupted(f"{stop}. {how}", stop.exit_code - 128) from None
-    except (DataError, EnvironmentFault) as fault:
-        raise type(fault)(f"{fault}. {how}") from None
+    except (Interrupted, DataError, EnvironmentFault) as stop:
+        stop.add_note(f"Go on with:\n  {command_line('resume', run.folder)}")
+        raise
 
 
 def _start_from_weights(config: Config, state: State, display: Display) -> None:
@@ -222,7 +225,7 @@ def _start_from_weights(config: Config, state: State, display: Display) -> None:
         account = start_from(state.model, config.model.name, config.model.weights, progress=progress)
     display.say(str(account))
     drawn = {parameter for name, parameter in state.model.named_parameters() if name in account.random}
-    new_head = drawn.intersection(state.model.head.parameters())
+    new_head = set() if config.train.head_start else drawn.intersection(state.model.head.parameters())
     for parameter in new_head:
         torch.nn.init.zeros_(parameter)
     if new_head:
@@ -234,7 +237,8 @@ def _start_from_weights(config: Config, state: State, display: Display) -> None:
 def _in_words(config: Config) -> str:
     model, train = config.model, config.train
     layout = "channels last" if train.channels_last else "channels first"
+    how = f"{config.optim.name}, lr {config.optim.lr:.3g}, batch {train.batch_size}, {train.duration}"
     return (
-        f"{model.name} at {model.image_size} pixels, {model.in_channels} channel(s); {config.optim.name}, "
-        f"lr {config.optim.lr:.3g}, batch {train.batch_size}, {train.duration}; {train.precision}, {layout}"
+        f"{model.name} at {model.image_size} pixels, {model.in_channels} channel(s); "
+        f"{how if train.takes_steps else 'a linear head alone'}; {train.precision}, {layout}"
     )

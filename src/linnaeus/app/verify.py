@@ -104,7 +104,7 @@ def _copy(run: Run, copy: Run, display: Display) -> tuple[int, Content]:
 def _forecast(run: Run, first: int, last: int, display: Display) -> None:
     """Says what will happen, and how long it will take, if the run has recorded how fast it was."""
     speeds = [line["train/images_per_second"] for line in read_records(run.folder) if "train/images_per_second" in line]
-    batch = run.read_config().train.batch_size
+    batch = run.read_config().train.images_per_step
     time_needed = f", about {(last - first) * batch / speeds[-1]:,.0f} s and evaluations" if speeds else ""
     display.say(f"training steps {first:,} to {last:,} again{time_needed}; the run itself is not changed")
 

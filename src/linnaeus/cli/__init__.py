@@ -5,16 +5,20 @@ import sys
 import tempfile
 import traceback
 import warnings
+from collections.abc import Iterable
 
 import typer
 
 from linnaeus import __version__
 from linnaeus.cli.data import data_app
+from linnaeus.cli.explain import explain
 from linnaeus.cli.inspect import demo, doctor, models
 from linnaeus.cli.recipes import recipes
+from linnaeus.cli.report import report
 from linnaeus.cli.train import resume, train
-from linnaeus.cli.use import evaluate, predict
-from linnaeus.core.errors import EnvironmentFault, LinnaeusError
+from linnaeus.cli.tune import tune
+from linnaeus.cli.use import benchmark, evaluate, predict
+from linnaeus.core.errors import EnvironmentFault, LinnaeusError, one_line
 
 app = typer.Typer(
     name="linnaeus",
@@ -26,7 +30,7 @@ app = typer.Typer(
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (doctor, train, resume, evaluate, predict, models, demo):
+for command in (doctor, train, resume, tune, evaluate, predict, explain, benchmark, report, models, demo):
     app.command()(command)
 app.add_typer(data_app)
 app.add_typer(recipes, name="recipes")
@@ -54,7 +58,7 @@ def main() -> None:
     try:
         app()
     except LinnaeusError as error:
-        _leave(str(error), error.exit_code)
+        _leave(str(error), error.exit_code, getattr(error, "__notes__", ()))
     except KeyboardInterrupt:
         _leave("interrupted", 130)
     except BrokenPipeError:
@@ -67,8 +71,10 @@ def main() -> None:
         _leave(f"this is a bug in Linnaeus ({type(error).__name__}: {error}). Please report {_write_trace()}", 4)
 
 
-def _leave(message: str, code: int) -> None:
-    typer.echo(f"error: {message}", err=True)
+def _leave(message: str, code: int, notes: Iterable[str] = ()) -> None:
+    """Ends with a message in one line; notes, such as the command that goes on, follow as they are."""
+    for line in (f"error: {one_line(message)}", *notes):
+        typer.echo(line, err=True)
     sys.exit(code)
 
 

@@ -24,6 +24,7 @@ Microscope = Annotated[bool, typer.Option("--microscope", help="Look inside mean
 Duration = Annotated[
     str | None, typer.Option(help="30ep, 5000st, or a time for all of it: 10min, 2h.  [default: 20ep]")
 ]
+BatchSize = Annotated[str | None, typer.Option(metavar="N", help="Images a step, or auto (measured).  [default: 64]")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Show time, memory, steps and schedule; train nothing.")]
 NoAutotune = Annotated[bool, typer.Option("--no-autotune", help="Measure nothing: float32, not compiled.")]
 Settings = Annotated[
@@ -40,7 +41,7 @@ def train(
     weights: Weights = None,
     duration: Duration = None,
     epochs: Annotated[int | None, typer.Option(min=1, help="Short for --duration Nep.")] = None,
-    batch_size: Annotated[int | None, typer.Option(min=1, help="Images a step.  [default: 64]")] = None,
+    batch_size: BatchSize = None,
     lr: Annotated[float | None, typer.Option(help="Learning rate at its top; by default the family's.")] = None,
     image_size: Annotated[int | None, typer.Option(min=1, help="Pixels; by default the images' or model's.")] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Of everything random.  [default: 0]")] = None,
@@ -98,7 +99,7 @@ def train(
         "model.image_size": image_size,
         "optim.lr": lr,
         "train.duration": duration if epochs is None else f"{epochs}ep",
-        "train.batch_size": batch_size,
+        "train.batch_size": int(batch_size) if batch_size and batch_size.isdecimal() else batch_size,
         "train.seed": seed,
         "train.device": device,
         "train.precision": precision,

@@ -1,4 +1,4 @@
-"""`evaluate` and `predict`."""
+"""`evaluate`, `predict` and `benchmark`."""
 
 import csv
 import json
@@ -11,12 +11,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from linnaeus.cli.train import Device, Json, LabelColumn, PathColumn, SplitColumn
-from linnaeus.core.errors import VerdictError
+from linnaeus.core.errors import RequestError, VerdictError
 
 if TYPE_CHECKING:
-    from linnaeus.app.evaluate import Evaluation
-    from linnaeus.app.progress import Display
-    from linnaeus.deploy.bundle import Prediction
+    from linnaeus.deploy.prediction import Prediction
 
     Rows = list[tuple[str, Prediction]]
 
@@ -36,19 +34,26 @@ def evaluate(
     path_column: PathColumn = None,
     label_column: LabelColumn = None,
     split_column: SplitColumn = None,
+    robustness: Annotated[
+        bool, typer.Option("--robustness", help="Also on spoiled images: noise, blur, JPEG, ...; takes minutes.")
+    ] = False,
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:
-    """Score a model: accuracy with its interval, precision and recall by class, confusion matrix.
+    """Score a model: accuracy with its interval, by class and by slice, confusion, how far it can be believed.
 
-    Where an image may have several classes: mean average precision, F1 at the thresholds of the model, both with their
-    intervals, and the figures of each class. Classes are matched by name; one that the model does not know is refused.
+    Slices are image size, orientation, brightness, and the further columns of a table; those on which the model does
+    worse than on the rest, by more than chance, are marked. Where an image may have several classes: mean average
+    precision and F1 at the thresholds of the model. Classes are matched by name; one that the model does not know is
+    refused.
 
     Examples:
 
       linnaeus evaluate runs/photos-1
 
       linnaeus evaluate runs/photos-1 other-photos/ --json
+
+      linnaeus evaluate runs/photos-1 --robustness
     """
     from linnaeus.app.evaluate import evaluate as run_evaluation
     from linnaeus.app.progress import Display
@@ -56,11 +61,14 @@ def evaluate(
 
     display = Display(results=not as_json)
     columns = Columns(path_column, label_column, split_column)
-    result = run_evaluation(run, data, columns=columns, split=split, device=device, display=display)
+    result = run_evaluation(
+        run, data, columns=columns, split=split, device=device, display=display, robustness=robustness
+    )
     if as_json:
-        typer.echo(json.dumps(_evaluation_json(result)))
+        typer.echo(json.dumps(result.to_json()))
         return
-    _show_evaluation(result, display)
+    for table in result.tables():
+        display.show(table)
 
 
 def predict(
@@ -71,6 +79,10 @@ def predict(
     embeddings: Annotated[
         Path | None, typer.Option(metavar="FILE.npz", help="Also write what the head sees of each image, as arrays.")
     ] = None,
+    min_accuracy: Annotated[
+        float | None,
+        typer.Option(metavar="SHARE", help="Answer only where so many are right: 0.99. [default: the run's]"),
+    ] = None,
     device: Device = "auto",
 ) -> None:
     """Classify images. A file that cannot be read gets a row with the reason, and the exit code is then 1.
@@ -78,9 +90,14 @@ def predict(
     Where an image may have several classes, it gets all whose probability reaches the threshold of the class, perhaps
     none. In CSV they stand in one cell with their probabilities in the next: cat|dog and 0.910000|0.640000.
 
+    With --min-accuracy 0.99 an answer is given only above the confidence that promises this accuracy, as found on the
+    run's validation images; else the image is "not sure". A ? marks images that are unlike the training images.
+
     Examples:
 
       linnaeus predict runs/photos-1 new.jpg holiday/
+
+      linnaeus predict runs/photos-1 holiday/ --min-accuracy 0.99
 
       linnaeus predict runs/photos-1 'in/**/*.png' --format csv > labels.csv
 
@@ -90,7 +107,9 @@ def predict(
     from linnaeus.app.progress import Display
 
     display = Display()
-    predictions = run_prediction(run, images, top=top, device=device, display=display, embeddings=embeddings)
+    predictions = run_prediction(
+        run, images, top=top, device=device, display=display, embeddings=embeddings, min_accuracy=min_accuracy
+    )
     rows = list(predictions)
     _PRINTERS[output](rows)
     failed = sum(1 for _, prediction in rows if prediction.error)
@@ -98,32 +117,43 @@ def predict(
         raise VerdictError(f"{failed} of {len(rows)} images could not be read; see their rows")
 
 
-def _show_evaluation(result: "Evaluation", display: "Display") -> None:
-    from linnaeus.metrics.multilabel import MultiScores
-    from linnaeus.metrics.scores import most_confused
-    from linnaeus.report.tables import class_table, confused_table, confusion_table, headline_table, label_table
+def benchmark(
+    run: Annotated[Path, typer.Argument(help="The folder of a run, or of a model.")],
+    profile: Annotated[
+        bool, typer.Option("--profile", help="Where the time of the run's training steps goes, on its own images.")
+    ] = False,
+    device: Device = "auto",
+    as_json: Json = False,
+) -> None:
+    """Time a model on this machine: latency, images a second, start-up and memory, by each way of running it.
 
-    display.show(headline_table(result.scores, result.what))
-    if isinstance(result.scores, MultiScores):
-        display.show(label_table(result.scores, result.classes))
-        return
-    assert result.confusion is not None  # as always where images have one class
-    display.show(class_table(result.scores, result.classes))
-    if len(result.classes) <= 20:
-        display.show(confusion_table(result.confusion.tolist(), result.classes))
-    pairs = most_confused(result.confusion, 5)
-    if pairs:
-        display.show(confused_table(pairs, result.classes))
+    The ways are eager, channels last, bf16 where the machine has it, and compiled; in turns, beside each other. Nothing
+    is changed. With --profile: what bounds training, by PyTorch's profiler, in a table and in words.
 
+    Examples:
 
-def _evaluation_json(result: "Evaluation") -> dict[str, object]:
-    return {
-        "images": result.what,
-        "classes": list(result.classes),
-        **asdict(result.scores),
-        **({} if result.confusion is None else {"confusion": result.confusion.tolist()}),
-        "unreadable": result.unreadable,
-    }
+      linnaeus benchmark runs/photos-1
+
+      linnaeus benchmark runs/photos-1 --profile
+    """
+    from linnaeus.app.benchmark import benchmark as run_benchmark
+    from linnaeus.app.profile import profile as run_profile
+    from linnaeus.app.progress import Display
+
+    display = Display(results=not as_json)
+    if profile:
+        if device != "auto":
+            raise RequestError("--device has no effect with --profile, which takes the run's: leave out one of them")
+        profiled = run_profile(run, display=display)
+        for table in profiled.tables():
+            display.show(table)
+        display.show(profiled.verdict())
+    else:
+        timed = run_benchmark(run, device=device, display=display)
+        display.show(timed.table())
+        display.show(timed.in_words())
+    if as_json:
+        typer.echo(json.dumps((profiled if profile else timed).to_json()))
 
 
 def _print_table(rows: "Rows") -> None:
@@ -140,17 +170,21 @@ def _print_table(rows: "Rows") -> None:
             continue
         others = ", ".join(f"{name} {p:.1%}" for name, p in prediction.top if (name, p) not in prediction.labels)
         probabilities = ", ".join(f"{p:.1%}" for _, p in prediction.labels)
-        labels = ", ".join(name for name, _ in prediction.labels)
-        table.add_row(Text(path), Text(labels), probabilities, Text(others))
+        labels = "not sure" if prediction.abstained else ", ".join(name for name, _ in prediction.labels)
+        labels += " ?" if prediction.unfamiliar else ""
+        table.add_row(Text(path), Text(labels, "yellow" if prediction.abstained else ""), probabilities, Text(others))
+    if any(prediction.unfamiliar for _, prediction in rows):
+        table.caption = "? unlike the training images"
     Console().print(table)
 
 
 def _print_csv(rows: "Rows") -> None:
     writer = csv.writer(sys.stdout, lineterminator="\n")
-    writer.writerow(["image", "label", "probability", "error"])
+    writer.writerow(["image", "label", "probability", "error", "abstained", "unfamiliar"])
     for path, prediction in rows:
         probabilities = "|".join(f"{p:.6f}" for _, p in prediction.labels)
-        writer.writerow([path, prediction.label, probabilities, prediction.error])
+        flags = (str(flag).lower() for flag in (prediction.abstained, prediction.unfamiliar))
+        writer.writerow([path, prediction.label, probabilities, prediction.error, *flags])
 
 
 def _print_json(rows: "Rows") -> None:

@@ -39,6 +39,8 @@ class Batch:
 
     def to(self, device: torch.device) -> "Batch":
         """The same batch on another device, copied without blocking where the memory is pinned."""
+        if self.images.device == device:
+            return self
         return Batch(*(t.to(device, non_blocking=True) for t in self._tensors()))
 
     def pin_memory(self) -> "Batch":
@@ -55,6 +57,14 @@ class Batch:
         padded.valid[len(self) :] = False
         return padded
 
+    def first(self, number: int) -> "Batch":
+        """The first images, all of them where there are fewer."""
+        return Batch(*(t[:number] for t in self._tensors()))
+
+    def join(self, other: "Batch") -> "Batch":
+        """The images of both."""
+        return Batch(*(torch.cat(pair) for pair in zip(self._tensors(), other._tensors(), strict=True)))
+
     def split(self, parts: int, *, together: int = 1) -> Iterator["Batch"]:
         """At most `parts` micro-batches of nearly equal size, in order; never an empty one.
 
@@ -62,6 +72,8 @@ class Batch:
             parts: how many.
             together: groups of so many images, from the first, are not cut.
         """
+        if parts == 1:
+            return iter([self])
         groups = torch.arange(0, len(self), together)
         cuts = [int(chunk[0]) for chunk in groups.tensor_split(min(parts, len(groups)))][1:]
         chunks = (t.tensor_split(cuts) for t in self._tensors())

@@ -18,6 +18,7 @@ class Classifier(nn.Module, ABC):
         head: the last layer, (B, D) -> (B, K).
         blocks: the repeated blocks in the order of the forward pass: the units of sharding and checkpointing. A module
             list where the field's parameter names have one called so, else a property.
+        measured_images: how many training images `measure` is to be shown before the first step; 0 for none.
     """
 
     num_classes: int
@@ -25,6 +26,7 @@ class Classifier(nn.Module, ABC):
     image_size: int
     head: nn.Module
     blocks: Sequence[nn.Module] | nn.ModuleList
+    measured_images: int = 0
 
     @abstractmethod
     def features(self, images: Tensor) -> Tensor:
@@ -34,3 +36,10 @@ class Classifier(nn.Module, ABC):
         """(B, C, H, W) float, normalised -> (B, K) logits."""
         logits: Tensor = self.head(self.features(images))
         return logits
+
+    def measure(self, images: Tensor) -> None:
+        """Sets what the network takes from training images before it learns; most networks take nothing.
+
+        Args:
+            images: (N, C, H, W) float, normalised.
+        """

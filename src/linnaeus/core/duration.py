@@ -27,13 +27,13 @@ class Duration:
 
     @staticmethod
     def parse(text: str) -> "Duration":
-        """Reads "90ep", "5000st", "10%", "90s", "15min" or "2h".
+        """Reads "90ep", "5000st", "10%", "90s", "15min" or "2h"; and "0ep", no step at all.
 
         Raises:
             RequestError: if the text is not one positive number and one unit.
         """
         match = _PATTERN.fullmatch(text.strip())
-        if match is None or float(match[1]) == 0:
+        if match is None or (float(match[1]) == 0 and match[2] != "ep"):
             raise RequestError(
                 f"'{text}' is not a duration: give one positive number and one unit, such as 30ep (epochs), "
                 "5000st (steps), 10% (of the run), 15min or 2h"
@@ -44,7 +44,7 @@ class Duration:
         return Duration(amount, "%" if unit == "%" else "ep" if unit == "ep" else "st")
 
     def steps(self, *, steps_per_epoch: int, total: int | None = None) -> int:
-        """The duration in optimizer steps, at least 1.
+        """The duration in optimizer steps, at least 1 unless it is "0ep".
 
         Args:
             steps_per_epoch: optimizer steps in one pass over the training images.
@@ -56,7 +56,7 @@ class Duration:
         if self.is_time or (self.unit == "%" and total is None):
             raise RequestError(f"{self} cannot be counted in steps here: give epochs (30ep) or steps (5000st)")
         per_unit = {"ep": steps_per_epoch, "st": 1, "%": (total or 0) / 100}[self.unit]
-        return max(1, math.ceil(self.amount * per_unit - 1e-9))
+        return max(1 if self.amount else 0, math.ceil(self.amount * per_unit - 1e-9))
 
     def share(self, run: "Duration", *, steps_per_epoch: int) -> float:
         """How much of a whole run this is; 1 is all of it. In a run of steps, of so many whole steps.

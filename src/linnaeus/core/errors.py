@@ -12,7 +12,10 @@
 
 
 class LinnaeusError(Exception):
-    """Base of every error that is explained in one line rather than by a traceback."""
+    """Base of every error that is explained in one line rather than by a traceback.
+
+    What its notes say (`add_note`) follows on lines of its own, such as the command that goes on.
+    """
 
     exit_code = 4
 
@@ -59,3 +62,9 @@ class Interrupted(LinnaeusError):
     def __init__(self, message: str, signal_number: int) -> None:
         super().__init__(message)
         self.exit_code = 128 + signal_number
+
+
+def one_line(text: str) -> str:
+    """A message as one line that a terminal can show: control characters, as names of files may hold, as escapes."""
+    plain = text.encode("utf-8", "backslashreplace").decode()
+    return "".join(letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in plain)

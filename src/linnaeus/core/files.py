@@ -96,6 +96,24 @@ def load_tensors(path: Path, kind: str, version: int) -> tuple[dict[str, Tensor]
         RequestError: if the file is missing or of another format.
         EnvironmentFault: if it is torn, altered, or of a newer version than this one can read.
     """
+    tensors, metadata = _open(path, kind)
+    if metadata.get("sha256") != _digest(tensors, metadata["about"]):
+        raise EnvironmentFault(f"{path} is damaged: its content does not match its checksum")
+    return tensors, _about(path, metadata, kind, version)
+
+
+def map_tensors(path: Path, kind: str, version: int) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """As `load_tensors` for a large file, of which only what is looked at is read from the disk.
+
+    So the checksum, which takes all bytes, is not compared; a file that is too short is noticed. What is written into
+    such a tensor stays in this process, and costs memory for the pages that it touches.
+    """
+    tensors, metadata = _open(path, kind)
+    return tensors, _about(path, metadata, kind, version)
+
+
+def _open(path: Path, kind: str) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The tensors, mapped from the disk, and the metadata."""
     if not path.is_file():
         raise RequestError(f"{path} does not exist")
     try:
@@ -106,13 +124,15 @@ def load_tensors(path: Path, kind: str, version: int) -> tuple[dict[str, Tensor]
         raise EnvironmentFault(f"{path} is damaged: {error}") from None
     if "about" not in metadata:
         raise RequestError(f"{path} is not a '{kind}' file")
-    if metadata.get("sha256") != _digest(tensors, metadata["about"]):
-        raise EnvironmentFault(f"{path} is damaged: its content does not match its checksum")
-    about = json.loads(metadata["about"])
+    return tensors, metadata
+
+
+def _about(path: Path, metadata: Mapping[str, str], kind: str, version: int) -> dict[str, Any]:
+    about: dict[str, Any] = json.loads(metadata["about"])
     if about.get("format") != kind:
         raise RequestError(f"{path} is a '{about.get('format')}' file, and a '{kind}' file was expected")
     _check_version(path, about.get("version"), version)
-    return tensors, about
+    return about
 
 
 def _check_version(path: Path, found: object, known: int) -> None:

@@ -43,6 +43,19 @@ def check_class_sizes(case: Case) -> Iterable[Finding]:
         yield Finding("unbalanced", reason, subjects=(classes[largest], classes[smallest]))
 
 
+def check_without_class(case: Case) -> Iterable[Finding]:
+    """Images that have none of the classes, which is allowed where they may have several."""
+    if case.labels.task == "single":
+        return
+    usable = case.audit.usable
+    bare = usable[~case.labels.targets[usable].any(1)]
+    if len(bare):
+        total = len(case.labels)
+        share = f"{len(bare):,} of {total:,} images ({len(bare) / total:.1%})"
+        reason = f"{share} {'has' if len(bare) == 1 else 'have'} none of the {len(case.labels.classes):,} classes."
+        yield Finding("no_class", reason, dict.fromkeys(bare.tolist(), "no class"))
+
+
 def _on_every_image(counts: NDArray[np.int64], total: int, classes: Sequence[str]) -> Iterable[Finding]:
     """A class that every image has is right for whatever is said of it, and so its score says nothing."""
     everywhere = [classes[k] for k in np.flatnonzero(counts == total).tolist()]

@@ -85,7 +85,7 @@ class _Leak:
         seen = {position for group in groups for position in group if splits[position] == self.later}
         total = int((splits == self.later).sum())
         share = f"{len(seen):,} of {total:,} images of {self.later} ({len(seen) / total:.1%})"
-        return f"{share} have a twin in {self.earlier}: {copies}."
+        return f"{share} {'has' if len(seen) == 1 else 'have'} a twin in {self.earlier}: {copies}."
 
 
 def check_two_labels(case: Case) -> Iterable[Finding]:

@@ -43,12 +43,14 @@ SIZE_FACTOR = 8.0  # times the set's median, as a side
 SMALLEST_SIDE, LARGEST_AREA = 8, 50e6  # pixels
 ASPECT = 4.0  # longer side over shorter: a centre crop sees a quarter
 
+_OF_ONE = {"are": "is", "have": "has", "hold": "holds", "show": "shows", "cannot": "cannot"}
+
 
 def check_unreadable(case: Case) -> Iterable[Finding]:
     """Files that do not decode, with the decoder's reason."""
     broken = case.audit.broken
     if broken:
-        yield Finding("unreadable", f"{_share(broken, case)} cannot be decoded.", broken)
+        yield Finding("unreadable", f"{_share(broken, case, 'cannot')} be decoded.", broken)
     if not len(case.audit.usable):
         yield Finding("no_images", f"None of {len(case.labels):,} images can be used.")
 
@@ -64,7 +66,7 @@ def check_extensions(case: Case) -> Iterable[Finding]:
 
     files = _files(case, case.audit.rows["format"] != b"", reason)
     if files:
-        yield Finding("wrong_extension", f"{_share(files, case)} have the extension of another format.", files)
+        yield Finding("wrong_extension", f"{_share(files, case, 'have')} the extension of another format.", files)
 
 
 def check_frames(case: Case) -> Iterable[Finding]:
@@ -72,7 +74,7 @@ def check_frames(case: Case) -> Iterable[Finding]:
     frames = case.audit.rows["frames"]
     files = _files(case, frames > 1, lambda position: f"{frames[position]} pictures")
     if files:
-        yield Finding("animated", f"{_share(files, case)} hold several pictures.", files)
+        yield Finding("animated", f"{_share(files, case, 'hold')} several pictures.", files)
 
 
 def check_size(case: Case) -> Iterable[Finding]:
@@ -89,7 +91,7 @@ def check_size(case: Case) -> Iterable[Finding]:
     files = _files(case, odd, lambda position: _size(shapes[position]))
     if files:
         usual = f"the set's median is a square of {median:,.0f}"
-        yield Finding("extreme_size", f"{_share(files, case)} are far from the usual size; {usual} pixels.", files)
+        yield Finding("extreme_size", f"{_share(files, case, 'are')} far from the usual size; {usual} pixels.", files)
 
 
 def check_aspect(case: Case) -> Iterable[Finding]:
@@ -102,7 +104,9 @@ def check_aspect(case: Case) -> Iterable[Finding]:
         case, aspects >= limit, lambda i: f"{_size(shapes[i])}: one side is {aspects[i]:.1f} times the other"
     )
     if files:
-        yield Finding("extreme_aspect", f"{_share(files, case)} are at least {limit:.1f} times as long as high.", files)
+        yield Finding(
+            "extreme_aspect", f"{_share(files, case, 'are')} at least {limit:.1f} times as long as high.", files
+        )
 
 
 def check_modes(case: Case) -> Iterable[Finding]:
@@ -116,16 +120,16 @@ def check_modes(case: Case) -> Iterable[Finding]:
 
     files = _files(case, np.isin(modes, list(MODES)) | rows["transparent"], reason)
     if files:
-        yield Finding("odd_mode", f"{_share(files, case)} are neither plain grey nor plain RGB.", files)
+        yield Finding("odd_mode", f"{_share(files, case, 'are')} neither plain grey nor plain RGB.", files)
     files = _files(case, bits > 8, lambda position: f"{bits[position]} bits a channel")
     if files:
-        yield Finding("odd_depth", f"{_share(files, case)} have more than 8 bits a channel.", files)
+        yield Finding("odd_depth", f"{_share(files, case, 'have')} more than 8 bits a channel.", files)
     channels = case.audit.shapes[:, 2]
     grey, colour = ((channels == count).sum() for count in (1, 3))
     if grey and colour:
         rare, word, others = (1, "grey", "colour") if grey <= colour else (3, "colour", "grey")
         files = _files(case, channels == rare, lambda _: word)
-        yield Finding("mixed_channels", f"{_share(files, case)} are {word}, the others {others}.", files)
+        yield Finding("mixed_channels", f"{_share(files, case, 'are')} {word}, the others {others}.", files)
 
 
 def check_orientation(case: Case) -> Iterable[Finding]:
@@ -133,7 +137,7 @@ def check_orientation(case: Case) -> Iterable[Finding]:
     orientation = case.audit.rows["orientation"]
     files = _files(case, orientation > 1, lambda position: f"EXIF orientation {orientation[position]}")
     if files:
-        yield Finding("exif_rotated", f"{_share(files, case)} are stored turned or mirrored, and say so.", files)
+        yield Finding("exif_rotated", f"{_share(files, case, 'are')} turned or mirrored, by EXIF.", files)
 
 
 def check_constant(case: Case) -> Iterable[Finding]:
@@ -145,13 +149,13 @@ def check_constant(case: Case) -> Iterable[Finding]:
         lambda i: f"all pixels are within {spread[i]} grey levels" if spread[i] else "one colour",
     )
     if files:
-        yield Finding("constant", f"{_share(files, case)} show a single colour.", files)
+        yield Finding("constant", f"{_share(files, case, 'show')} a single colour.", files)
 
 
 def check_metadata(case: Case) -> Iterable[Finding]:
     """What the decoder found odd in files that it decoded all the same."""
     if case.audit.remarks:
-        reason = f"{_share(case.audit.remarks, case)} have metadata that cannot be read."
+        reason = f"{_share(case.audit.remarks, case, 'have')} metadata that cannot be read."
         yield Finding("metadata", reason, case.audit.remarks)
 
 
@@ -165,15 +169,15 @@ def check_ignored(case: Case) -> Iterable[Finding]:
 
 def _files(case: Case, odd: NDArray[np.bool_], reason: Callable[[int], str]) -> dict[int, str]:
     """Position -> reason, for the images that decode, are `odd`, and have a reason."""
-    positions = np.flatnonzero(odd)
-    positions = positions[np.isin(positions, case.audit.usable)]
-    reasons = ((position, reason(position)) for position in positions.tolist())
+    usable = case.audit.usable
+    reasons = ((position, reason(position)) for position in usable[odd[usable]].tolist())
     return {position: text for position, text in reasons if text}
 
 
-def _share(files: dict[int, str], case: Case) -> str:
+def _share(files: dict[int, str], case: Case, verb: str) -> str:
+    """`3 of 40 images (7.5%) have`, or `1 of 40 images (2.5%) has`."""
     total = len(case.labels)
-    return f"{len(files):,} of {total:,} images ({len(files) / total:.1%})"
+    return f"{len(files):,} of {total:,} images ({len(files) / total:.1%}) {_OF_ONE[verb] if len(files) == 1 else verb}"
 
 
 def _size(shape: NDArray[np.int64]) -> str:

@@ -22,9 +22,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from linnaeus.data.alignment import align, detail, slope_agreement, slopes
-from linnaeus.data.facts import THUMBNAIL, TINT, Audit
+from linnaeus.data.facts import THUMBNAIL, TINT, Audit, Rows
 
 Positions = NDArray[np.int64]
+_Pictures = tuple[NDArray[np.uint8], NDArray[np.int8]]  # thumbnails and tints of some images
 
 _LITTLE = 0.05  # of the root mean square of the coefficients
 _BANDS = 4  # quarters of 16 bits of the hash
@@ -71,20 +72,19 @@ class Twins:
 
 def find_twins(found: Audit) -> Twins:
     """Copies and near copies among the images that decode."""
-    copy_of = _copies(found)
+    copy_of = find_copies(found)
     usable = found.usable
     own = usable[copy_of[usable] == usable]  # one of each content
-    rows = found.rows[own]
-    grey = rows["grey"]
-    hashes, mirror_hashes = (_in_chunks(partial(perceptual_hash, mirrored=flip), grey) for flip in (False, True))
-    details = _in_chunks(detail, grey)
+    grey = found.rows["grey"]
+    hashes, mirror_hashes = (_in_chunks(partial(perceptual_hash, mirrored=flip), grey, own) for flip in (False, True))
+    details = _in_chunks(detail, grey, own)
     pairs, complete = [], True
     for mirrored in (False, True):
         candidates = _candidates(hashes, mirror_hashes if mirrored else hashes, details)
         if candidates is None:
             complete = False
             continue
-        pairs.append(_confirm(rows, details, *candidates, mirrored=mirrored))
+        pairs.append(_confirm(found.rows, own, details, candidates, mirrored=mirrored))
     first, second = (np.concatenate([pair[k] for pair in pairs] or [np.zeros(0, np.int64)]) for k in (0, 1))
     mirrored_too = np.repeat([False, True][: len(pairs)], [len(pair[0]) for pair in pairs])
     # An image that is its own mirror image pairs up both ways: once is enough.
@@ -115,8 +115,9 @@ def _cosines() -> NDArray[np.float32]:
 _COSINES = _cosines()
 
 
-def _copies(found: Audit) -> Positions:
-    copy_of = np.arange(len(found.rows))
+def find_copies(found: Audit) -> Positions:
+    """(N,) the first image with the same content, as `Twins.copy_of`."""
+    copy_of = np.arange(len(found))
     read = np.flatnonzero(found.rows["digest"].any(1))
     halves = np.ascontiguousarray(found.rows["digest"][read]).view(np.uint64)  # (R, 2)
     _, first, inverse = np.unique(halves, axis=0, return_index=True, return_inverse=True)
@@ -154,12 +155,13 @@ def _buckets(
     """For each quarter, as it is and with each of its bits changed: an order, and each query's range in that order."""
     width = 64 // _BANDS
     for band in range(_BANDS):
-        keys, wanted = ((values >> np.uint64(width * band)) & np.uint64(2**width - 1) for values in (hashes, queries))
+        quarters = ((values >> np.uint64(width * band)) & np.uint64(2**width - 1) for values in (hashes, queries))
+        keys, wanted = (quarter.astype(np.int64) for quarter in quarters)
         order = np.argsort(keys, kind="stable")
-        ordered = keys[order]
+        starts = np.concatenate([[0], np.cumsum(np.bincount(keys, minlength=2**width))])
         for change in (0, *(1 << bit for bit in range(width))):
-            changed = wanted ^ np.uint64(change)
-            yield order, np.searchsorted(ordered, changed), np.searchsorted(ordered, changed, "right")
+            changed = wanted ^ change
+            yield order, starts[changed], starts[changed + 1]
 
 
 def _expand(order: Positions, start: Positions, ends: Positions) -> Iterator[tuple[Positions, Positions]]:
@@ -177,27 +179,27 @@ def _expand(order: Positions, start: Positions, ends: Positions) -> Iterator[tup
 
 
 def _confirm(
-    rows: NDArray[np.void], details: NDArray[np.float32], first: Positions, second: Positions, *, mirrored: bool
+    rows: Rows, own: Positions, details: NDArray[np.float32], candidates: tuple[Positions, Positions], *, mirrored: bool
 ) -> tuple[Positions, Positions]:
-    """The candidates that are near copies."""
+    """The candidates that are near copies; they and `details` count by `own`, the positions of their rows."""
+    first, second = candidates
     kept = []
     for start in range(0, len(first), _CHUNK):
-        a, b = (side[start : start + _CHUNK] for side in (first, second))
-        kept.append(_is_twin(rows[a], rows[b], np.minimum(details[a], details[b]), mirrored))
+        a, b = (side[start : start + _CHUNK] for side in candidates)
+        one, other = ((rows["grey"][own[side]], rows["tint"][own[side]]) for side in (a, b))
+        kept.append(_is_twin(one, other, np.minimum(details[a], details[b]), mirrored))
     sure = np.concatenate([np.zeros(0, bool), *kept])
     return first[sure], second[sure]
 
 
-def _is_twin(
-    a: NDArray[np.void], b: NDArray[np.void], amount: NDArray[np.float32], mirrored: bool
-) -> NDArray[np.bool_]:
-    """(P,) rows twice, and the detail that both have -> (P,) whether they show the same."""
-    ours, tint = a["grey"].astype(np.float32), a["tint"].astype(np.float32)
+def _is_twin(a: _Pictures, b: _Pictures, amount: NDArray[np.float32], mirrored: bool) -> NDArray[np.bool_]:
+    """P thumbnails and tints twice, and the detail that both have -> (P,) whether they show the same."""
+    ours, tint = (part.astype(np.float32) for part in a)
     if mirrored:
         ours, tint = ours[:, :, ::-1], tint[:, :, ::-1]
-    theirs = b["grey"].astype(np.float32)
+    theirs, their_tint = (part.astype(np.float32) for part in b)
     twin = _evidence((slopes(ours) * slopes(theirs)).sum(1), amount) >= _MIN_ROUGH
-    twin &= _same_colours(tint, b["tint"].astype(np.float32))
+    twin &= _same_colours(tint, their_tint)
     (rest,) = twin.nonzero()
     agreement = slope_agreement(align(ours[rest], theirs[rest]), theirs[rest])
     twin[rest] = (agreement >= _MIN_AGREEMENT) & (_evidence(agreement, amount[rest]) >= _MIN_SURE)
@@ -220,8 +222,10 @@ def _same_colours(a: NDArray[np.float32], b: NDArray[np.float32]) -> NDArray[np.
     return alike
 
 
-def _in_chunks(function: Callable[[NDArray[np.uint8]], NDArray[Any]], grey: NDArray[np.uint8]) -> NDArray[Any]:
-    return np.concatenate([function(grey[i : i + _CHUNK]) for i in range(0, max(1, len(grey)), _CHUNK)])
+def _in_chunks(
+    function: Callable[[NDArray[np.uint8]], NDArray[Any]], grey: NDArray[np.uint8], own: Positions
+) -> NDArray[Any]:
+    return np.concatenate([function(grey[own[i : i + _CHUNK]]) for i in range(0, max(1, len(own)), _CHUNK)])
 
 
 def _root(parents: Positions, position: int) -> int:

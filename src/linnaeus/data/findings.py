@@ -111,6 +111,9 @@ KINDS: dict[str, Kind] = {
         "note",
         "Nearly every image resembles nearly every other, as those of a fixed camera do. Exact copies were looked for.",
     ),
+    "no_class": Kind(
+        "Images without any class", "note", "They teach what none of the classes looks like. Were all of them labelled?"
+    ),
     "wrong_extension": Kind(
         "Wrong file extensions", "note", "Decoded by content all the same; other programs may fail."
     ),

@@ -94,7 +94,9 @@ def check_naming(case: Case) -> Iterable[Finding]:
     first = next(splits, None)
     if first is None:
         return
-    codes = _codes(np.array([_prefix(case.name(index)) for index in range(len(case.labels))]))
+    numbers: dict[str, int] = {}
+    prefixes = (_prefix(case.name(index)) for index in range(len(case.labels)))
+    codes = np.fromiter((numbers.setdefault(prefix, len(numbers)) for prefix in prefixes), np.int64)
     for one, other, here, there in (first, *splits):
         association = _association(codes, here, there)
         if association:

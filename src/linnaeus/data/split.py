@@ -6,8 +6,7 @@ images have several, by a fixed seed, and with copies of an image always in one 
 images, the copies outside the test are left out.
 """
 
-from collections import defaultdict
-from collections.abc import Hashable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,7 +14,8 @@ from numpy.typing import NDArray
 
 from linnaeus.core.errors import DataError
 from linnaeus.core.seed import generator
-from linnaeus.data.doctor import Audit
+from linnaeus.data.duplicates import Twins, find_copies
+from linnaeus.data.facts import Audit
 from linnaeus.data.sources import Labels
 from linnaeus.data.stratify import stratify
 
@@ -48,7 +48,7 @@ def assign_roles(
     val_share: float,
     test_share: float,
     seed: int,
-    families: NDArray[np.int64] | None = None,
+    twins: Twins | None = None,
     quarantine: Mapping[int, str] | None = None,
 ) -> Split:
     """Gives every usable image its role.
@@ -58,22 +58,23 @@ def assign_roles(
         audit: which images decode, and which are copies.
         val_share, test_share: share of the images to carve where the source has no such split.
         seed: the carving is a function of it and of the images.
-        families: (N,) a number each, as `Twins.families` gives it: images of one number are carved together. By default
-            those with the same content.
+        twins: which are copies and near copies: a family of them is carved together. By default those with the same
+            content.
         quarantine: position -> reason, for the images that the doctor or the user wants left out.
 
     Raises:
         DataError: if a class has no usable image in a role, or too few to carve from.
     """
     roles = _given_roles(labels)
+    copy_of = find_copies(audit) if twins is None else twins.copy_of
     roles[list(audit.broken)] = ""
     left_out = {index: why for index, why in (quarantine or {}).items() if index not in audit.broken}
     roles[list(left_out)] = ""
-    left_out |= _copies_across(roles, audit)
+    left_out |= _copies_across(roles, copy_of)
     roles[list(left_out)] = ""
     missing = {"val": val_share, "test": test_share}
     carved = tuple(role for role in missing if not (roles == role).any())
-    together = audit.digests.tolist() if families is None else families.tolist()
+    together = copy_of if twins is None else twins.families()
     _carve(roles, labels, together, {role: missing[role] for role in carved}, seed)
     _check(roles, labels)
     return Split(roles, left_out, carved)
@@ -86,66 +87,72 @@ def _given_roles(labels: Labels) -> NDArray[np.str_]:
     return roles
 
 
-def _copies_across(roles: NDArray[np.str_], audit: Audit) -> dict[int, str]:
+def _copies_across(roles: NDArray[np.str_], copy_of: NDArray[np.int64]) -> dict[int, str]:
     """Images of train and val that are copies of one in the test, and images of train that are copies of one in val."""
-    digests = audit.digests.tolist()
-    held_out = {role: {digests[i] for i in np.flatnonzero(roles == role)} for role in ("val", "test")}
-    reasons = {}
-    for index in np.flatnonzero((roles == "train") | (roles == "val")).tolist():
-        if digests[index] in held_out["test"]:
-            reasons[index] = "exact copy of an image in test"
-        elif roles[index] == "train" and digests[index] in held_out["val"]:
-            reasons[index] = "exact copy of an image in val"
-    return reasons
+    train, val, test = (roles == role for role in ROLES)
+    in_test = (train | val) & np.isin(copy_of, copy_of[test])
+    in_val = train & ~in_test & np.isin(copy_of, copy_of[val])
+    found = np.flatnonzero(in_test | in_val).tolist()
+    return {index: f"exact copy of an image in {'test' if in_test[index] else 'val'}" for index in found}
 
 
 def _carve(
-    roles: NDArray[np.str_], labels: Labels, together: list[Hashable], shares: dict[str, float], seed: int
+    roles: NDArray[np.str_], labels: Labels, together: NDArray[np.int64], shares: dict[str, float], seed: int
 ) -> None:
-    """Moves groups of copies from train to each role in `shares`."""
+    """Moves groups of images of one number in `together` from train to each role in `shares`."""
     if not shares:
         return
-    groups: dict[Hashable, list[int]] = defaultdict(list)
-    for index in np.flatnonzero(roles == "train").tolist():
-        groups[together[index]].append(index)
+    train = np.flatnonzero(roles == "train")
+    # Groups in the order of their first images: the same for the same images, whatever their numbers.
+    _, first, group = np.unique(together[train], return_index=True, return_inverse=True)
+    rank = np.empty(len(first), np.int64)
+    rank[np.argsort(first)] = np.arange(len(first))
+    group, first = rank[group], np.sort(first)
     shuffle = generator(seed, "split")
     if labels.task == "single":
-        _carve_by_class(roles, labels, list(groups.values()), shares, shuffle)
-        return
-    order = np.array([index for members in groups.values() for index in members], np.int64)
-    sizes = np.array([len(members) for members in groups.values()], np.int64)
-    if len(sizes) <= len(shares):
+        role_of_group = _carve_by_class(labels, labels.targets[train[first]].astype(np.int64), shares, shuffle)
+    else:
+        role_of_group = _stratify(labels.targets[train], group, len(first), shares, shuffle)
+    roles[train] = role_of_group[group]
+
+
+def _stratify(
+    targets: NDArray[np.uint8] | NDArray[np.int64],
+    group: NDArray[np.int64],
+    number: int,
+    shares: dict[str, float],
+    shuffle: np.random.Generator,
+) -> NDArray[np.str_]:
+    """(number,) the role of each group of images that have several classes; `group` is that of each image."""
+    if number <= len(shares):
         raise DataError(
-            f"{len(sizes)} different usable training image(s) are too few to set some aside for "
-            f"{' and '.join(shares)}: add at least {len(shares) + 1 - len(sizes)}"
+            f"{number} different usable training image(s) are too few to set some aside for "
+            f"{' and '.join(shares)}: add at least {len(shares) + 1 - number}"
         )
-    starts = np.cumsum(sizes) - sizes
-    counts = np.add.reduceat(labels.targets[order], starts, axis=0, dtype=np.int64)  # (G, K)
-    roles[order] = np.repeat(stratify(counts, sizes, shares, shuffle), sizes)
+    order, sizes = np.argsort(group, kind="stable"), np.bincount(group)
+    counts = np.add.reduceat(targets[order], np.cumsum(sizes) - sizes, axis=0, dtype=np.int64)  # (G, K)
+    return stratify(counts, sizes, shares, shuffle)
 
 
 def _carve_by_class(
-    roles: NDArray[np.str_],
-    labels: Labels,
-    groups: list[list[int]],
-    shares: dict[str, float],
-    shuffle: np.random.Generator,
-) -> None:
-    """Moves a share of each class's groups, at least one group."""
-    by_class: dict[int, list[list[int]]] = defaultdict(list)
-    for members in groups:
-        by_class[int(labels.targets[members[0]])].append(members)
-    for label, name in enumerate(labels.classes):
-        own = by_class[label]
+    labels: Labels, classes: NDArray[np.int64], shares: dict[str, float], shuffle: np.random.Generator
+) -> NDArray[np.str_]:
+    """(G,) classes of groups -> (G,) their roles: a share of each class's groups, at least one group."""
+    roles = np.full(len(classes), "train")
+    order = np.argsort(classes, kind="stable")
+    ends = np.cumsum(np.bincount(classes, minlength=len(labels.classes)))
+    for name, own in zip(labels.classes, np.split(order, ends[:-1]), strict=True):
         if len(own) <= len(shares):
             raise DataError(
                 f"class '{name}' has {len(own)} different usable training image(s), too few to set some aside for "
                 f"{' and '.join(shares)}: add at least {len(shares) + 1 - len(own)}"
             )
-        order = shuffle.permutation(len(own)).tolist()
+        left = own[shuffle.permutation(len(own))]
         for role, share in shares.items():
-            for _ in range(max(1, round(share * len(own)))):
-                roles[own[order.pop()]] = role
+            count = max(1, round(share * len(own)))
+            roles[left[len(left) - count :]] = role
+            left = left[: len(left) - count]
+    return roles
 
 
 def _check(roles: NDArray[np.str_], labels: Labels) -> None:

@@ -103,10 +103,13 @@ def to_finding(suspects: Sequence[Suspect], judged: int) -> Finding:
         f"looks like '{suspect.looks_like}' ({suspect.looks_like_probability:.0%})"
         for suspect in suspects
     }
-    return Finding("suspect_label", f"The labels of {share} contradict what the model predicts.", files)
+    contradicts = "label of {} contradicts" if len(suspects) == 1 else "labels of {} contradict"
+    return Finding("suspect_label", f"The {contradicts.format(share)} what the model predicts.", files)
 
 
-def write_suspects(path: Path, suspects: Sequence[Suspect], name: Callable[[int], str], roles: Sequence[str]) -> None:
+def write_suspects(
+    path: Path, suspects: Sequence[Suspect], name: Callable[[int], str], roles: NDArray[np.str_]
+) -> None:
     """Writes a CSV table of `COLUMNS`, atomically; `name` is the source's, `roles` those of its images."""
     table = io.StringIO()
     writer = csv.writer(table, lineterminator="\n", quoting=csv.QUOTE_ALL)  # else a name with a "\r" is torn

@@ -3,12 +3,12 @@
 | file | content |
 |---|---|
 | `model.safetensors` | the weights |
-| `model.json` | task, architecture, classes, preprocessing, calibration, thresholds, metrics, licence |
+| `model.json` | task, architecture, classes, preprocessing, calibration, thresholds, confidence, metrics, licence |
 | `README.md` | the model card |
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from itertools import islice
 from os import PathLike
 from pathlib import Path
@@ -23,48 +23,18 @@ from linnaeus.core.files import load_tensors, read_json, save_tensors, write_jso
 from linnaeus.core.preprocess import Preprocess
 from linnaeus.core.runtime import Task
 from linnaeus.data.decode import ImageLike, UnreadableImage, load_image
+from linnaeus.deploy.prediction import Limits, Prediction, Row
+from linnaeus.deploy.views import average_views
+from linnaeus.metrics.calibrate import Calibration
+from linnaeus.metrics.novelty import familiarity
+from linnaeus.metrics.selective import confidence
 from linnaeus.models import create_model
 
-KIND, VERSION = "linnaeus-model", 1
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """What a classifier says of one image.
-
-    Attributes:
-        label: the most probable class; where an image may have several, those of `labels` as a cell of a table, such as
-            `cat|dog`, or "" for none; and "" where the image could not be read.
-        probability: of the most probable class, in [0, 1].
-        top: (class, probability) pairs, the most probable first.
-        error: why the image could not be read, or "".
-        labels: (class, probability) pairs, the most probable first: the one class of the image; or, where it may have
-            several, all whose probability reaches the threshold of the class, perhaps none.
-    """
-
-    label: str
-    probability: float
-    top: tuple[tuple[str, float], ...]
-    error: str = ""
-    labels: tuple[tuple[str, float], ...] = ()
-
-
-@dataclass(frozen=True)
-class Row:
-    """What a classifier makes of one image: the prediction, and the numbers behind it.
-
-    Attributes:
-        embedding: (D,) float32 on the CPU, what the head classifies; None where the image could not be read.
-        probabilities: (K,) float32 on the CPU, as of a `Runtime`; None where the image could not be read.
-    """
-
-    prediction: Prediction
-    embedding: Tensor | None = None
-    probabilities: Tensor | None = None
+KIND, VERSION = "linnaeus-model", 2  # 2: vector scaling, thresholds of confidence, several views of an image
 
 
 class Bundle:
-    """A trained classifier with its preprocessing, class names and calibration. A `Runtime`."""
+    """A trained classifier with its preprocessing, class names, calibration and views of an image. A `Runtime`."""
 
     def __init__(self, model: Classifier, about: Mapping[str, Any], preprocess: Preprocess) -> None:
         """`about` is the content of `model.json`."""
@@ -73,8 +43,10 @@ class Bundle:
         self.preprocess = preprocess.eval()
         self.classes: tuple[str, ...] = tuple(about["classes"])
         self.task: Task = about["task"]
-        self._temperature = float(about["calibration"]["temperature"])
+        self.calibration = Calibration.from_json(about["calibration"])
         self._thresholds = torch.tensor(about["thresholds"], dtype=torch.float64) if self.task == "multi" else None
+        self._limits = Limits.from_json(about.get("confidence", {}))
+        self._tta: str = about.get("tta", {"views": "none"})["views"]
 
     @property
     def device(self) -> torch.device:
@@ -95,10 +67,17 @@ class Bundle:
         return self
 
     @torch.inference_mode()
+    def uncalibrated(self, images: Tensor) -> Tensor:
+        """(B, C, S, S) uint8, as `preprocess.fit` makes them -> (B, K) float32 logits as the network gives them.
+
+        Where the model looks at several views of an image (`deploy/views.py`), the mean of theirs.
+        """
+        return average_views(self.model, self.preprocess(images.to(self.device)), self._tta)
+
+    @torch.inference_mode()
     def logits(self, images: Tensor) -> Tensor:
-        """(B, C, S, S) uint8, as `preprocess.fit` makes them -> (B, K) float32 logits divided by the temperature."""
-        logits: Tensor = self.model(self.preprocess(images.to(self.device))).float() / self._temperature
-        return logits
+        """(B, C, S, S) uint8, as `preprocess.fit` makes them -> (B, K) float32, calibrated."""
+        return self.calibration.apply(self.uncalibrated(images))
 
     def probabilities(self, images: Tensor) -> Tensor:
         """(B, C, S, S) uint8, as `preprocess.fit` makes them -> (B, K) float32 on the CPU.
@@ -152,23 +131,46 @@ class Bundle:
 
     @torch.inference_mode()
     def _embeddings_and_logits(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, C, S, S) uint8 -> (B, D) and (B, K) float32; the network's own forward pass, with its middle seen."""
-        features = self.model.features(self.preprocess(images.to(self.device)))
-        return features.float(), self.model.head(features).float() / self._temperature
+        """(B, C, S, S) uint8 -> (B, D) of the image itself and (B, K) of all its views, float32, not calibrated."""
+        prepared = self.preprocess(images.to(self.device))
+        features = self.model.features(prepared)
+
+        def logits_of(view: Tensor) -> Tensor:
+            logits: Tensor = self.model.head(features if view is prepared else self.model.features(view))
+            return logits
+
+        return features.float(), average_views(logits_of, prepared, self._tta)
 
     def _activate(self, logits: Tensor) -> Tensor:
         return logits.softmax(1) if self.task == "single" else logits.sigmoid()
 
     def _rows(self, images: Tensor, top: int) -> Iterator[Row]:
-        embeddings, logits = self._embeddings_and_logits(images)
-        for embedding, probabilities in zip(embeddings.cpu(), self._activate(logits).cpu(), strict=True):
-            yield Row(self._prediction(probabilities, top), embedding, probabilities)
+        embeddings, raw = self._embeddings_and_logits(images)
+        familiar = familiarity(raw, several=self.task == "multi").tolist()
+        probabilities = self._activate(self.calibration.apply(raw)).cpu()
+        sure = confidence(probabilities, self._thresholds).tolist()
+        for row, embedding in enumerate(embeddings.cpu()):
+            prediction = self._prediction(probabilities[row], top)
+            abstained, unfamiliar = sure[row] <= self._limits.sureness, familiar[row] < self._limits.familiarity
+            prediction = replace(prediction, abstained=abstained, unfamiliar=unfamiliar)
+            if abstained:
+                prediction = replace(prediction, label="", labels=())
+            yield Row(prediction, embedding, probabilities[row])
 
     def _prediction(self, probabilities: Tensor, top: int) -> Prediction:
         values, indices = probabilities.topk(min(top, len(self.classes)))
         pairs = tuple((self.classes[i], p) for i, p in zip(indices.tolist(), values.tolist(), strict=True))
         labels = pairs[:1] if self._thresholds is None else self._above(probabilities, self._thresholds)
-        return Prediction("|".join(name for name, _ in labels), pairs[0][1], pairs, labels=labels)
+        label = "|".join(name for name, _ in labels)
+        return Prediction(label, pairs[0][1], pairs, labels=labels, candidates=self._candidates(probabilities))
+
+    def _candidates(self, probabilities: Tensor) -> tuple[str, ...]:
+        """The most probable class, and all that reach the threshold of sets, the most probable first."""
+        if self._limits.candidates is None:
+            return ()
+        order = probabilities.argsort(descending=True, stable=True).tolist()
+        values = probabilities.tolist()
+        return tuple(self.classes[k] for i, k in enumerate(order) if i == 0 or values[k] >= self._limits.candidates)
 
     def _above(self, probabilities: Tensor, thresholds: Tensor) -> tuple[tuple[str, float], ...]:
         """The classes that reach their thresholds, the most probable first."""
@@ -192,13 +194,8 @@ def load_bundle(folder: Path) -> Bundle:
         RequestError: if there is no bundle.
         EnvironmentFault: if it is damaged, newer than this Linnaeus, or no longer prepares images as it did.
     """
-    if (folder / "model" / "model.json").is_file():
-        folder = folder / "model"
-    if not (folder / "model.json").is_file():
-        raise RequestError(
-            f"{folder} holds no finished model: expected the folder of a run, or of a model (model.json)"
-        )
-    about = read_json(folder / "model.json", KIND, VERSION)
+    folder = _model_folder(folder)
+    about = read_about(folder)
     tensors, _ = load_tensors(folder / "model.safetensors", KIND, VERSION)
     model = build_model(about["architecture"])
     try:
@@ -206,6 +203,20 @@ def load_bundle(folder: Path) -> Bundle:
     except RuntimeError as error:
         raise EnvironmentFault(f"{folder}: the weights do not fit the architecture: {error}") from None
     return Bundle(model, about, Preprocess.from_json(about["preprocess"]))
+
+
+def read_about(folder: Path) -> dict[str, Any]:
+    """The content of `model.json` of a folder as `load_bundle` takes it. Raises what that raises."""
+    return read_json(_model_folder(folder) / "model.json", KIND, VERSION)
+
+
+def _model_folder(folder: Path) -> Path:
+    found = folder / "model" if (folder / "model" / "model.json").is_file() else folder
+    if not (found / "model.json").is_file():
+        raise RequestError(
+            f"{folder} holds no finished model: expected the folder of a run, or of a model (model.json)"
+        )
+    return found
 
 
 def build_model(architecture: Mapping[str, Any]) -> Classifier:

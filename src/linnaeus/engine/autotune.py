@@ -13,7 +13,13 @@ import torch
 from linnaeus.core.batch import Batch, Loader
 from linnaeus.core.classifier import Classifier
 from linnaeus.core.device import Precision, autocast, has_bf16, synchronize
-from linnaeus.engine.guard import FAILURES, compile_in_place, first_line
+from linnaeus.engine.guard import (
+    FAILURES,
+    compile_in_place,
+    first_line,
+    is_out_of_memory,
+    too_little_memory,
+)
 from linnaeus.engine.step import State, StepRule, take_step
 
 ROUNDS = 3
@@ -72,27 +78,38 @@ def candidates(device: torch.device, precision: Precision | None, channels_last:
 def choose(model: Classifier, batch: Batch, rule: StepRule, ways: list[Way]) -> Choice:
     """Times each way for a few steps, in turns, on copies of the model; takes the fastest whose loss agrees.
 
+    A way for which memory is too small is rejected; for the plainest one, fewer images are taken until it fits.
+
     Args:
         model: on its device; not changed.
         batch: on the same device.
         rule: the loss and the preprocessing.
         ways: from `candidates`.
     """
-    copies = {way: _copy(model, way) for way in ways}
-    part = _cut(copies[ways[0]], batch, rule, ways[0])
-    losses = {way: _pass(copies[way], part, rule, way)[1] for way in ways}  # the first pass also warms up
-    times: dict[Way, list[float]] = {way: [] for way in ways}
-    for _ in range(ROUNDS):
-        for way in ways:
-            times[way].append(_pass(copies[way], part, rule, way)[0])
-    medians = {way: median(values) for way, values in times.items()}
     plain = ways[0]
-    rejected = {
-        str(way): f"loss {losses[way]:.4f} against {losses[plain]:.4f}"
-        for way in ways
-        if not abs(losses[way] - losses[plain]) <= LOSS_TOLERANCE * abs(losses[plain])
+    copies = {plain: _copy(model, plain)}
+    part = _cut(copies[plain], batch, rule, plain)
+    losses, rejected = {plain: _pass(copies[plain], part, rule, plain)[1]}, dict[str, str]()
+    for way in ways[1:]:
+        try:
+            copy = _copy(model, way)
+            losses[way] = _pass(copy, part, rule, way)[1]  # the first pass also warms up
+            copies[way] = copy
+        except FAILURES as error:
+            if not is_out_of_memory(error):
+                raise
+            rejected[str(way)] = "out of memory"
+    times: dict[Way, list[float]] = {way: [] for way in losses}
+    for _ in range(ROUNDS):
+        for way, values in times.items():
+            values.append(_pass(copies[way], part, rule, way)[0])
+    medians = {way: median(values) for way, values in times.items()}
+    rejected |= {
+        str(way): f"loss {loss:.4f} against {losses[plain]:.4f}"
+        for way, loss in losses.items()
+        if not abs(loss - losses[plain]) <= LOSS_TOLERANCE * abs(losses[plain])
     }
-    eligible = [way for way in ways if str(way) not in rejected and medians[way] < MARGIN * medians[plain]]
+    eligible = [way for way in losses if str(way) not in rejected and medians[way] < MARGIN * medians[plain]]
     best = min(eligible, key=lambda way: medians[way], default=plain)
     return Choice(best, len(part), {str(way): round(value, 6) for way, value in medians.items()}, rejected)
 
@@ -115,19 +132,19 @@ def consider_compiling(
         return replace(choice, why=why)
     note("trying the network compiled; this may take some minutes (train.compile=false does without)")
     plain, way = choice.way, choice.way._replace(compiled=True)
-    part = Batch(*(tensor[: choice.images] for tensor in vars(batch).values()))
-    copies = {plain: _copy(model, plain), way: _copy(model, way)}
-    compile_in_place(copies[way])
-    loss = _pass(copies[plain], part, rule, plain)[1]
+    part = batch.first(choice.images)
     try:
+        copies = {plain: _copy(model, plain), way: _copy(model, way)}
+        compile_in_place(copies[way])
+        loss = _pass(copies[plain], part, rule, plain)[1]
         cost, found = _pass(copies[way], part, rule, way)
+        pairs = [[_pass(copies[each], part, rule, each)[0] for each in (plain, way)] for _ in range(ROUNDS)]
     except FAILURES as error:
         reason = f"compiling failed: {first_line(error)}"
         return replace(choice, rejected={**choice.rejected, str(way): reason}, why=f"not compiled: {reason}")
     if not abs(found - loss) <= LOSS_TOLERANCE * abs(loss):
         reason = f"loss {found:.4f} against {loss:.4f}"
         return replace(choice, rejected={**choice.rejected, str(way): reason}, why=f"not compiled: {reason}")
-    pairs = [[_pass(copies[each], part, rule, each)[0] for each in (plain, way)] for _ in range(ROUNDS)]
     before, after = (median(times) for times in zip(*pairs, strict=True))
     saved = training * (1 - after / before)
     why = f"compiling saves {saved:,.0f} s of {training:,.0f} s of training and takes {SHAPES * cost:,.0f} s"
@@ -196,12 +213,31 @@ def arrange(model: Classifier, *, channels_last: bool) -> Classifier:
 
 
 def _cut(model: Classifier, batch: Batch, rule: StepRule, way: Way) -> Batch:
-    """The first images of the batch: as many as are estimated to take the target time."""
-    few = next(batch.split(max(1, len(batch) // 8)))
-    _pass(model, few, rule, way)
+    """The first images of the batch: as many as are estimated to take the target time, and as there is memory for."""
+    few = _fitting(model, batch.first(8), rule, way)
     seconds = _pass(model, few, rule, way)[0]
     wanted = min(len(batch), max(len(few), int(len(few) * TARGET_SECONDS / seconds)))
-    return Batch(batch.images[:wanted], batch.targets[:wanted], batch.valid[:wanted], batch.index[:wanted])
+    return _fitting(model, batch.first(wanted), rule, way)
+
+
+def _fitting(model: Classifier, part: Batch, rule: StepRule, way: Way) -> Batch:
+    """The first images of a batch: all of them, or half as many each time that memory is too small.
+
+    Raises:
+        EnvironmentFault: if it is too small for one.
+    """
+    while True:
+        try:
+            _pass(model, part, rule, way)
+        except FAILURES as error:
+            if not is_out_of_memory(error):
+                raise
+            if len(part) == 1:
+                raise too_little_memory(1) from None
+        else:
+            return part
+        model.zero_grad()
+        part = part.first(len(part) // 2)
 
 
 def _pass(model: Classifier, batch: Batch, rule: StepRule, way: Way) -> tuple[float, float]:

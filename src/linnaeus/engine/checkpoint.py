@@ -22,6 +22,9 @@ def save_checkpoint(folder: Path, state: State, *, keep: int) -> Path:
     about = {
         "step": state.step,
         "best": state.best,
+        "best_step": state.best_step,
+        "ranked": state.ranked,
+        "stopped": state.stopped,
         "due": state.due,
         "micro_batches": state.micro_batches,
         "rollbacks": state.rollbacks,
@@ -124,6 +127,9 @@ def _restore(state: State, tensors: dict[str, Tensor], about: dict[str, Any]) ->
             state.faults.copy_(tensors["faults"])
     state.step = about["step"]
     state.best = None if about["best"] is None else (about["best"][0], about["best"][1])
+    state.best_step = about.get("best_step", 0)
+    state.ranked = [(step, (first, second)) for step, (first, second) in about.get("ranked", [])]
+    state.stopped = about.get("stopped", False)
     state.due = about.get("due", False)
     state.micro_batches = about.get("micro_batches", 1)
     state.rollbacks = about.get("rollbacks", 0)

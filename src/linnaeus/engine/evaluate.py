@@ -7,6 +7,8 @@ import torch
 from torch import Tensor
 
 from linnaeus.core.batch import Loader
+from linnaeus.core.errors import EnvironmentFault
+from linnaeus.engine.guard import FAILURES, is_out_of_memory
 
 
 class Accumulator(Protocol):
@@ -17,6 +19,41 @@ class Accumulator(Protocol):
 
 
 Filled = TypeVar("Filled", bound=Accumulator)
+
+
+class Parts:
+    """How many images are evaluated at a time: a whole batch, and from then on fewer once memory was too small for it.
+
+    Attributes:
+        size: images at a time, at most; 0 as long as whole batches fit.
+    """
+
+    def __init__(self, note: Callable[[str], None]) -> None:
+        """`note` is told in a line when the size is halved."""
+        self.size, self._note = 0, note
+
+    def logits(self, logits_of: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
+        """(B, C, S, S) -> (B, K): what `logits_of` says of all images, up to rounding the same in parts as at once.
+
+        Raises:
+            EnvironmentFault: if memory is too small for a single image.
+        """
+        while True:
+            size = min(self.size or len(images), len(images))
+            try:
+                return torch.cat([logits_of(part) for part in torch.split(images, size)])
+            except FAILURES as error:
+                if not is_out_of_memory(error):
+                    raise
+                if size == 1:
+                    raise EnvironmentFault(
+                        "memory is too small to evaluate one image: take a smaller --image-size or --model"
+                    ) from None
+            # Only here, where no traceback holds the activations any more.
+            self.size = -(-size // 2)
+            self._note(f"out of memory in evaluation: from here on {self.size} images at a time, with the same result")
+            if images.is_cuda:
+                torch.cuda.empty_cache()
 
 
 @torch.inference_mode()

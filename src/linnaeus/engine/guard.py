@@ -7,6 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from linnaeus.core.errors import EnvironmentFault
+
 PATIENCE = 10
 """Steps in a row that are left out before the run is stopped: something else than a bad batch is wrong then."""
 SETTLED = 20
@@ -71,6 +73,12 @@ def is_out_of_memory(error: BaseException) -> bool:
     """Whether the memory of any device was too small; on the CPU, torch has no class of its own for it."""
     is_known = isinstance(error, torch.OutOfMemoryError | MemoryError)
     return is_known or (isinstance(error, RuntimeError) and any(text in str(error) for text in _NO_MEMORY))
+
+
+def too_little_memory(images: int) -> EnvironmentFault:
+    """What is raised where training on so many images at a time does not fit."""
+    advice = "take a smaller --image-size or --model, or train.recompute=true"
+    return EnvironmentFault(f"memory is too small for {images} image(s) at a time: {advice}")
 
 
 def first_line(error: BaseException) -> str:

@@ -40,7 +40,8 @@ def cross_entropy(
         A scalar.
     """
     logits = _wide(logits) if offsets is None else _wide(logits) + offsets
-    losses = F.cross_entropy(logits, targets, class_weights, label_smoothing=label_smoothing, reduction="none")
+    weights = None if class_weights is None else class_weights.to(logits.dtype)
+    losses = F.cross_entropy(logits, targets, weights, label_smoothing=label_smoothing, reduction="none")
     return (losses * valid).sum()
 
 

@@ -12,8 +12,7 @@ from torch.optim import Optimizer
 from linnaeus.core.batch import Batch
 from linnaeus.core.budget import Budget
 from linnaeus.core.classifier import Classifier
-from linnaeus.core.device import Precision, autocast
-from linnaeus.core.errors import EnvironmentFault
+from linnaeus.core.device import Precision, autocast, seed
 from linnaeus.core.preprocess import Preprocess
 from linnaeus.core.seed import derive
 from linnaeus.engine.guard import (
@@ -24,6 +23,7 @@ from linnaeus.engine.guard import (
     is_out_of_memory,
     moving,
     put_back,
+    too_little_memory,
 )
 from linnaeus.optim.ema import Ema
 
@@ -42,6 +42,9 @@ class State:
     Attributes:
         sums: (3,) float on the device, of the epoch so far: loss, what `StepRule.measure` says of each image, images.
         best: the best rank on val so far: what the judge of the run said of it, the larger the better.
+        best_step: when it was so.
+        ranked: (step, rank) of every evaluation, where weights of epochs are kept to be averaged; else empty.
+        stopped: whether the run has ended before its time, since no better state came (`StepRule.patience`).
         due: whether an epoch is done and its evaluation is not.
         micro_batches: a step is cut into so many at least; more than `StepRule.accumulate` once memory was too small.
         rollbacks: how often the run went back to an earlier state; each has halved the learning rate.
@@ -56,6 +59,9 @@ class State:
     sums: Tensor
     step: int = 0
     best: tuple[float, float] | None = None
+    best_step: int = 0
+    ranked: list[tuple[int, tuple[float, float]]] = field(default_factory=list)
+    stopped: bool = False
     due: bool = False
     micro_batches: int = 1
     rollbacks: int = 0
@@ -114,6 +120,7 @@ class StepRule:
         mix: mixes the images of a micro-batch and their targets; None for no mixing.
         teach: is added to the loss, on the images as they are mixed; None for no teacher.
         measure: a name of `MEASURES`; the record has it as "train/<name>".
+        patience: steps without a better state after which the run ends, at the end of an epoch; 0 for never.
         budget: ends the run by the clock, in place of `total_steps`; None for a run of so many steps.
         on_nonfinite: what becomes of a step whose loss or gradient is not finite: the run stops; the step is left out;
             or the run goes back to the last evaluation, with half the learning rate.
@@ -132,6 +139,7 @@ class StepRule:
     mix: Mix | None = None
     teach: Teach | None = None
     measure: str = "top1"
+    patience: int = 0
     budget: Budget | None = None
     on_nonfinite: Literal["stop", "skip", "rollback"] = "stop"
     spike: float = 0.0
@@ -190,7 +198,8 @@ def _gradients(state: State, batch: Batch, rule: StepRule) -> Tensor:
     """
     buffers = [(buffer, buffer.clone()) for buffer in state.model.buffers()]
     while True:
-        torch.manual_seed(derive(rule.seed, "step", state.step))  # dropout and stochastic depth draw from torch's own
+        # Dropout and stochastic depth draw from torch's own generators.
+        seed(batch.images.device, derive(rule.seed, "step", state.step))
         try:
             return _pass(state, batch, rule)
         except FAILURES as error:
@@ -212,8 +221,9 @@ def _pass(state: State, batch: Batch, rule: StepRule) -> Tensor:
             images, targets = rule.mix(images, targets, part.valid, state.step)
         with autocast(batch.images.device, rule.precision):
             logits = state.model(images)
-            taught = rule.teach(images, logits, part.valid) if rule.teach is not None else 0.0
-        loss = rule.loss(logits, targets, part.valid) + taught
+            taught = rule.teach(images, logits, part.valid) if rule.teach is not None else None
+        loss = rule.loss(logits, targets, part.valid)
+        loss = loss if taught is None else loss + taught
         torch.autograd.backward(loss / count)
         sums += _sums(loss, MEASURES[rule.measure](logits.detach(), targets), part.valid)
     return sums
@@ -229,10 +239,7 @@ def _go_slower(state: State, batch: Batch, rule: StepRule, error: BaseException)
         together = 2 if rule.mix else 1
         parts, most = max(rule.accumulate, state.micro_batches), -(-len(batch) // together)
         if parts >= most:
-            raise EnvironmentFault(
-                f"memory is too small for {together} image(s) at a time: take a smaller --image-size or --model, or "
-                "train.recompute=true"
-            ) from None
+            raise too_little_memory(together) from None
         state.micro_batches = min(2 * parts, most)
         size = -(-len(batch) // state.micro_batches)
         has_statistics = any(isinstance(module, _BatchNorm) for module in state.model.modules())

@@ -12,6 +12,7 @@ from torch import Tensor
 from linnaeus.core.batch import Batch, Loader
 from linnaeus.core.errors import EnvironmentFault, Interrupted, NotFinite, Unstable
 from linnaeus.engine.checkpoint import BEST, checkpoints, load_newest, save_checkpoint, step_of, write_weights
+from linnaeus.engine.epochs import Pick, epoch_path, forget_epochs
 from linnaeus.engine.guard import PATIENCE, are_finite
 from linnaeus.engine.step import State, StepRule, take_step
 
@@ -40,6 +41,7 @@ class Outlet:
         save_seconds: longest time without a checkpoint.
         look_seconds: how often the sums are read from the device, and so how late a NaN is found.
         keep: checkpoints to keep.
+        epochs: whose weights are kept as well, to be averaged; None for those of the best state alone.
     """
 
     folder: Path
@@ -49,6 +51,7 @@ class Outlet:
     save_seconds: float = 300.0
     look_seconds: float = 0.5
     keep: int = 2
+    epochs: Pick | None = None
 
 
 class Keeper:
@@ -58,7 +61,7 @@ class Keeper:
         """Begins the time until the first checkpoint."""
         self._outlet, self._note = outlet, note
         self._next = time.monotonic() + outlet.save_seconds
-        self._best: tuple[dict[str, Tensor], int] | None = None
+        self._unsaved: dict[Path, tuple[dict[str, Tensor], int]] = {}
         self._is_saved = True
 
     @property
@@ -66,19 +69,35 @@ class Keeper:
         """Whether the last checkpoint is too old."""
         return time.monotonic() > self._next
 
-    def remember_best(self, state: State) -> None:
-        """Takes the weights of now for the best; `save` writes them, always before a state that knows of them."""
-        weights = {name: tensor.detach().cpu().clone() for name, tensor in state.judged.state_dict().items()}
-        self._best = (weights, state.step)
+    def remember(self, state: State, rank: Rank) -> None:
+        """Takes the weights of now for the best if they are, and for those of an epoch to keep.
+
+        `save` writes them, always before a state that knows of them.
+        """
+        folder, epochs = self._outlet.folder, self._outlet.epochs
+        places = []
+        if state.best is None or rank > state.best:
+            state.best, state.best_step = rank, state.step
+            places.append(folder / BEST)
+        if epochs is not None:
+            state.ranked.append((state.step, rank))
+            kept = {folder / BEST, *(epoch_path(folder, step) for step in epochs.steps(state.ranked))}
+            self._unsaved = {path: weights for path, weights in self._unsaved.items() if path in kept}
+            places += kept & {epoch_path(folder, state.step)}
+        if places:
+            weights = {name: tensor.detach().cpu().clone() for name, tensor in state.judged.state_dict().items()}
+            self._unsaved |= dict.fromkeys(places, (weights, state.step))
 
     def save(self, state: State) -> None:
         """Saves what there is, or says why not and lets training go on: it will be tried again soon."""
         self._is_saved = False
         try:
-            if self._best is not None:
-                write_weights(self._outlet.folder / BEST, *self._best)
-                self._best = None
+            for path, weights in list(self._unsaved.items()):
+                write_weights(path, *weights)
+                del self._unsaved[path]
             save_checkpoint(self._outlet.folder, state, keep=self._outlet.keep)
+            if self._outlet.epochs is not None:
+                forget_epochs(self._outlet.folder, state.ranked, self._outlet.epochs)
         except (OSError, EnvironmentFault) as error:
             self._next = time.monotonic() + min(RETRY_SECONDS, self._outlet.save_seconds)
             reason = (isinstance(error, OSError) and error.strerror) or str(error)
@@ -134,8 +153,9 @@ def train(
     """Trains from wherever `state` stands to the last step.
 
     At the end of each epoch, and of the run, the network is evaluated and saved; the best one is kept as
-    `best.safetensors`. The batches, the draws and the learning rate of a step depend on its number alone, or under a
-    budget on its recorded progress, so a state restored from any checkpoint goes on as if it had never stopped.
+    `best.safetensors`. Where the rule has a patience and no better state comes in that time, the run ends. The batches,
+    the draws and the learning rate of a step depend on its number alone, or under a budget on its recorded progress, so
+    a state restored from any checkpoint goes on as if it had never stopped.
 
     Args:
         evaluate: as above; it may raise `Interrupted` where a signal asked to stop.
@@ -152,7 +172,7 @@ def train(
         state.anchor = 0
         keeper.save(state)
     looked = time.monotonic()
-    while state.due or not rule.is_over(state.step):
+    while state.due or not (state.stopped or rule.is_over(state.step)):
         try:
             epoch, start = divmod(state.step, loader.num_batches)
             for batch in [] if state.due else loader.epoch(epoch, start):
@@ -180,7 +200,7 @@ def train(
 
 def finish_epoch(state: State, rule: StepRule, evaluate: Evaluate, outlet: Outlet, keeper: Keeper) -> None:
     """Evaluates, keeps the best, records, and saves the state with the sums of the next epoch at zero."""
-    training = epoch_scores(state, rule)
+    training = epoch_scores(state, rule) if state.step else {}  # before the first step only a head was fitted
     check_finite(state, rule)
     state.due = True
     try:
@@ -190,9 +210,8 @@ def finish_epoch(state: State, rule: StepRule, evaluate: Evaluate, outlet: Outle
         keeper.stop_if_asked()
         raise
     state.due = False
-    if state.best is None or rank > state.best:
-        state.best = rank
-        keeper.remember_best(state)
+    keeper.remember(state, rank)
+    state.stopped = 0 < rule.patience <= state.step - state.best_step
     outlet.record(state.step, {**training, **scores})
     state.sums.zero_()
     state.faults[0] = 0

@@ -21,7 +21,7 @@ KINDS = (
 )
 OTHER = "other"
 IDLE = 0.3
-"""A GPU that rests for more than this share of the step waits for the program that feeds it."""
+"""A device that rests for more than this share of the step waits for the program that feeds it."""
 
 
 @dataclass(frozen=True)
@@ -32,15 +32,21 @@ class Profile:
         seconds: of one step, without the profiler.
         shares: kind of work -> share of the operators' own time, the largest first; they sum to 1.
         operators: (name, share, calls a step) of the ten operators that take longest.
-        busy: share of the step's time in which the GPU worked; None on a CPU.
+        busy: share of the step's time in which operators worked: on a GPU, its kernels; on a CPU under the profiler,
+            which makes all of it slower, so that it is a rough figure there.
         verdict: what takes the time and what helps, in words.
     """
 
     seconds: float
     shares: dict[str, float]
     operators: tuple[tuple[str, float, float], ...]
-    busy: float | None
+    busy: float
     verdict: str
+
+    @property
+    def waits(self) -> bool:
+        """Whether the device waits for the program that feeds it."""
+        return self.busy < 1 - IDLE
 
 
 def profile_step(take: Callable[[], object], *, device: torch.device, steps: int = 5, warm_up: int = 2) -> Profile:
@@ -60,7 +66,7 @@ def profile_step(take: Callable[[], object], *, device: torch.device, steps: int
         take()
     synchronize(device)
     seconds = (time.perf_counter() - began) / steps
-    own = _own_times(take, device, steps)
+    own, profiled = _own_times(take, device, steps)
     total = sum(spent for spent, _ in own.values()) or 1.0
     shares: dict[str, float] = {}
     for name, (spent, _) in own.items():
@@ -68,8 +74,9 @@ def profile_step(take: Callable[[], object], *, device: torch.device, steps: int
     shares = dict(sorted(shares.items(), key=lambda item: -item[1]))
     longest = sorted(own.items(), key=lambda item: -item[1][0])[:10]
     operators = tuple((name, spent / total, calls / steps) for name, (spent, calls) in longest)
-    busy = None if device.type == "cpu" else min(1.0, total / steps / seconds)
-    return Profile(seconds, shares, operators, busy, in_words(seconds, shares, busy))
+    is_gpu = device.type == "cuda"
+    busy = min(1.0, total / (steps * seconds if is_gpu else profiled))
+    return Profile(seconds, shares, operators, busy, in_words(seconds, shares, busy, is_gpu=is_gpu))
 
 
 def kind_of(operator: str) -> str:
@@ -78,28 +85,33 @@ def kind_of(operator: str) -> str:
     return next((kind for kind, parts, _ in KINDS if any(part in name for part in parts)), OTHER)
 
 
-def in_words(seconds: float, shares: dict[str, float], busy: float | None) -> str:
+def in_words(seconds: float, shares: dict[str, float], busy: float, *, is_gpu: bool) -> str:
     """The verdict on a step: what takes most of it, and what helps against that."""
     first, *others = list(shares.items())[:3]
     rest = ", ".join(f"{kind} {share:.0%}" for kind, share in others)
     time_taken = f"{seconds:.3g} s" if seconds >= 1 else f"{1000 * seconds:.3g} ms"
     words = f"a step takes {time_taken}: {first[1]:.0%} is {first[0]}" + (f"; then {rest}" if rest else "")
-    if busy is not None and busy < 1 - IDLE:
-        return f"{words}. The GPU works {busy:.0%} of the time and waits for the program: a larger batch helps"
+    if busy < 1 - IDLE:
+        what, it = ("The GPU works", "it") if is_gpu else ("Operators work", "them")
+        return f"{words}. {what} {busy:.0%} of the time, and the rest is the program around {it}: a larger batch helps"
     helps = next((advice for kind, _, advice in KINDS if kind == first[0]), "")
     return f"{words}. What helps: {helps}" if helps else words
 
 
-def _own_times(take: Callable[[], object], device: torch.device, steps: int) -> dict[str, tuple[float, int]]:
-    """Operator -> (seconds of its own, without those it calls; calls), on the device."""
+def _own_times(
+    take: Callable[[], object], device: torch.device, steps: int
+) -> tuple[dict[str, tuple[float, int]], float]:
+    """Operator -> (seconds of its own, without those it calls; calls), on the device; and the seconds of all of it."""
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if device.type == "cuda" else [])]
     with profile(activities=activities) as profiler:
+        began = time.perf_counter()
         for _ in range(steps):
             take()
         synchronize(device)
+        seconds = time.perf_counter() - began
     spent = {}
     for event in profiler.key_averages():
         micros = event.self_device_time_total if device.type == "cuda" else event.self_cpu_time_total
         if micros > 0:
             spent[event.key] = (micros / 1e6, event.count)
-    return spent
+    return spent, seconds

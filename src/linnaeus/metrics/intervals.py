@@ -85,6 +85,25 @@ def wilson_mean(successes: NDArray[np.int64], totals: NDArray[np.int64], confide
     return Interval(value, low, high, int(totals.sum()), confidence)
 
 
+def wilson_bounded(values: NDArray[np.float64], confidence: float = 0.95) -> Interval:
+    """Wilson's interval of the mean of numbers in [0, 1], such as how many versions of an image are recognised.
+
+    No such numbers vary more than zeros and ones of the same mean do (Bhatia and Davis 2000, Am. Math. Mon. 107,
+    353-357), so that the interval is too wide rather than too narrow.
+
+    Args:
+        values: (N,), one an image.
+        confidence: in (0, 1).
+
+    Raises:
+        ValueError: there is no value, one is outside [0, 1] or confidence is outside (0, 1).
+    """
+    if not len(values) or values.min() < 0 or values.max() > 1:
+        raise ValueError("expected at least one value, and all between 0 and 1")
+    low, high = _score_ends(float(values.mean()), len(values), confidence)
+    return Interval(float(values.mean()), low, high, len(values), confidence)
+
+
 def bootstrap_from_confusion(
     confusion: NDArray[np.int64],
     statistic: Statistic,
@@ -142,16 +161,56 @@ def bootstrap_over_images(
     Raises:
         ValueError: n or rounds is not positive, or confidence is outside (0, 1).
     """
-    if n <= 0 or rounds <= 0:
-        raise ValueError(f"{rounds} rounds over {n} images: expected at least 1 of both")
     tail = _tail(confidence)
-    rng = np.random.default_rng(seed)
-    chunk = max(1, CELLS_AT_ONCE // n)
-    sizes = [min(chunk, rounds - start) for start in range(0, rounds, chunk)]
-    values = np.concatenate([statistic(_draw(n, size, rng)) for size in sizes])
+    values = redraw(statistic, n, seed=seed, rounds=rounds)
     value = float(statistic(np.ones((n, 1), np.int32))[0])
     high, low = 2 * value - np.quantile(values[~np.isnan(values)], [tail, 1 - tail])
     return Interval(value, float(max(0.0, min(value, low))), float(min(1.0, max(value, high))), n, confidence)
+
+
+def bootstrap_mean(values: NDArray[np.float64], *, seed: int, rounds: int = 1000, confidence: float = 0.95) -> Interval:
+    """The interval of a mean of anything, such as a loss, by the bootstrap-t (Efron and Tibshirani 1993, section 12.5).
+
+    In each round the mean is measured in its own standard errors, so that the interval leans to the side on which rare
+    large values lie. Without width where all values are equal.
+
+    Args:
+        values: (N,), one an image.
+        seed, rounds, confidence: as in `bootstrap_over_images`.
+
+    Raises:
+        ValueError: there is no value, rounds is not positive, or confidence is outside (0, 1).
+    """
+    tail, n = _tail(confidence), len(values)
+    mean = float(np.mean(values)) if n else 0.0
+    centred = values - mean
+
+    def studentised(drawn: NDArray[np.int32]) -> NDArray[np.float64]:
+        first, second = centred @ drawn / n, centred**2 @ drawn / n
+        spread = np.sqrt(np.maximum(second - first**2, 0))
+        # A round that drew equal values has no spread; what rounding leaves of it is none.
+        is_spread = spread > 1e-6 * np.abs(centred).max()
+        errors: NDArray[np.float64] = np.divide(first, spread, out=np.full(len(first), np.nan), where=is_spread)
+        return errors
+
+    found = redraw(studentised, n, seed=seed, rounds=rounds)
+    found = found[~np.isnan(found)]
+    high, low = mean - centred.std() * np.quantile(found, [tail, 1 - tail]) if len(found) else (mean, mean)
+    return Interval(mean, float(min(mean, low)), float(max(mean, high)), n, confidence)
+
+
+def redraw(statistic: ImageStatistic, n: int, *, seed: int, rounds: int) -> NDArray[np.float64]:
+    """(rounds,) values of a statistic, each of n images drawn from n with replacement.
+
+    Raises:
+        ValueError: n or rounds is not positive.
+    """
+    if n <= 0 or rounds <= 0:
+        raise ValueError(f"{rounds} rounds over {n} images: expected at least 1 of both")
+    rng = np.random.default_rng(seed)
+    chunk = max(1, CELLS_AT_ONCE // n)
+    sizes = [min(chunk, rounds - start) for start in range(0, rounds, chunk)]
+    return np.concatenate([statistic(_draw(n, size, rng)) for size in sizes])
 
 
 def _draw(n: int, rounds: int, rng: np.random.Generator) -> NDArray[np.int32]:

@@ -2,11 +2,11 @@
 
 from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from linnaeus.metrics import ranking
 from linnaeus.metrics.intervals import Interval, bootstrap_over_images, wilson
 from linnaeus.metrics.outputs import Judged
 
@@ -80,12 +80,12 @@ def summarize_labels(judged: Judged, thresholds: list[float]) -> MultiScores:
     """
     truths, predicted = judged.truths, decide(judged.probabilities, thresholds)
     n, support = len(truths), truths.sum(0)
-    ranking, matches = _Ranking(judged.logits, truths), _Matches(truths, predicted)
+    matches = _Matches(truths, predicted)
     rounds = int(np.clip(MAX_WORK // truths.size, FEWEST_ROUNDS, ROUNDS))
     interval = partial(bootstrap_over_images, n=n, seed=SEED, rounds=rounds)
     return MultiScores(
         n=n,
-        mean_average_precision=interval(ranking.mean),
+        mean_average_precision=ranking.mean_average_precision(judged.logits, truths),
         micro_f1=interval(matches.micro_f1),
         macro_f1=interval(matches.macro_f1),
         exact_match=wilson(int((truths == predicted).all(1).sum()), n),
@@ -123,7 +123,7 @@ def mean_average_precision(judged: Judged) -> float:
     Raises:
         ValueError: no image has a class.
     """
-    return float(_Ranking(judged.logits, judged.truths).mean(np.ones((len(judged.truths), 1), np.int32))[0])
+    return ranking.mean_average_precision(judged.logits, judged.truths).value
 
 
 def mean_loss(judged: Judged) -> float:
@@ -132,70 +132,16 @@ def mean_loss(judged: Judged) -> float:
     return float(np.mean(np.logaddexp(0, logits) - logits * judged.truths))
 
 
+def mean_f1(judged: Judged, thresholds: list[float]) -> float:
+    """The macro F1 at the thresholds without its interval: for choosing among epochs."""
+    matches = _Matches(judged.truths, decide(judged.probabilities, thresholds))
+    return float(matches.macro_f1(np.ones((len(judged.truths), 1), np.int32))[0])
+
+
 def average_precisions(logits: NDArray[np.float32], truths: Truths) -> NDArray[np.float64]:
-    """(N, K), (N, K) -> (K,): the average precision of each class, NaN for one that no image has.
-
-    The mean, over the images of a class, of the precision among all that rank as high as it or higher: equal logits
-    are one step, as in scikit-learn's `average_precision_score`, so that the order of the images does not matter.
-    """
-    ones = np.ones((len(truths), 1), np.int32)
+    """(N, K), (N, K) -> (K,): the average precision of each class, NaN for one that no image has."""
     columns = zip(logits.T, truths.T, strict=True)
-    return np.array(
-        [_Ranked.of(own, truth).average_precision(ones)[0] if truth.any() else np.nan for own, truth in columns]
-    )
-
-
-class _Ranked(NamedTuple):
-    """The images of one class among all images in the order of falling logits.
-
-    Attributes:
-        order: (N,) positions of all images.
-        places: (P,) where in that order the images of the class are.
-        ends: (P,) the last place with the same logit.
-        level: (P,) how many images of the class are at that place or before it, less one.
-    """
-
-    order: NDArray[np.int64]
-    places: NDArray[np.int64]
-    ends: NDArray[np.int64]
-    level: NDArray[np.int64]
-
-    @staticmethod
-    def of(logits: NDArray[np.float32], truth: Truths) -> "_Ranked":
-        """(N,), (N,) of one class that some image has."""
-        order = np.argsort(-logits, kind="stable")
-        ranked = -logits[order]
-        places = np.flatnonzero(truth[order])
-        ends = np.searchsorted(ranked, ranked[places], "right") - 1
-        return _Ranked(order, places, ends, np.searchsorted(places, ends, "right") - 1)
-
-    def average_precision(self, drawn: NDArray[np.int32]) -> NDArray[np.float64]:
-        """(N, R) how often each image counts -> (R,); NaN for rounds without an image of the class."""
-        counted = np.cumsum(drawn[self.order], axis=0, dtype=np.int32)[self.ends]  # (P, R)
-        weights = drawn[self.order[self.places]]
-        hits = np.cumsum(weights, axis=0, dtype=np.int32)
-        precision = hits[self.level] / np.maximum(counted, 1)
-        total = hits[-1]
-        value: NDArray[np.float64] = (weights * precision).sum(0) / np.maximum(total, 1)
-        return np.where(total > 0, value, np.nan)
-
-
-class _Ranking:
-    """The images of every class that some image has, ranked once for all rounds of a bootstrap."""
-
-    def __init__(self, logits: NDArray[np.float32], truths: Truths) -> None:
-        self._classes = [_Ranked.of(logits[:, k], truths[:, k]) for k in np.flatnonzero(truths.any(0)).tolist()]
-        if not self._classes:
-            raise ValueError("no image has a class: there is no precision to average")
-
-    def mean(self, drawn: NDArray[np.int32]) -> NDArray[np.float64]:
-        """(N, R) -> (R,): the mean over the classes that have an image in a round; NaN where none has."""
-        total, known = np.zeros(drawn.shape[1]), np.zeros(drawn.shape[1])
-        for ranked in self._classes:
-            value = ranked.average_precision(drawn)
-            total += np.nan_to_num(value)
-            known += ~np.isnan(value)
-        return np.where(known > 0, total / np.maximum(known, 1), np.nan)
+    return np.array([ranking.average_precision(own, truth).value if truth.any() else np.nan for own, truth in columns])
 
 
 class _Matches:

@@ -7,7 +7,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from linnaeus.metrics.counts import Counts
-from linnaeus.metrics.intervals import Interval, wilson, wilson_mean
+from linnaeus.metrics.intervals import Interval, bootstrap_from_confusion, wilson, wilson_mean
+
+SEED = 2026
+ROUNDS, FEWEST_ROUNDS = 1000, 200
+MAX_WORK = 10**8
+"""Cells of a confusion matrix x rounds of a bootstrap."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +50,7 @@ class Scores:
         top1: accuracy.
         top5: how often the truth is among the min(5, K) largest logits.
         balanced_accuracy: mean recall of the classes that have images.
+        macro_f1: mean F1 of the K classes.
         nll: mean negative log likelihood of the truth, in nats.
         macro: averages in which every one of the K classes counts the same, with or without images.
         weighted: averages in which every class counts by its support.
@@ -55,6 +61,7 @@ class Scores:
     top1: Interval
     top5: Interval
     balanced_accuracy: Interval
+    macro_f1: Interval
     nll: float
     macro: Averages
     weighted: Averages
@@ -81,6 +88,7 @@ def summarize(counts: Counts) -> Scores:
         top1=accuracy(counts),
         top5=top5_accuracy(counts),
         balanced_accuracy=balanced_accuracy(counts),
+        macro_f1=mean_f1(counts),
         nll=mean_nll(counts),
         macro=macro_average(figures),
         weighted=weighted_average(figures),
@@ -104,6 +112,13 @@ def balanced_accuracy(counts: Counts) -> Interval:
     """The mean recall of the classes that have images: a rare class counts as much as a frequent one."""
     confusion = confusion_array(counts)
     return wilson_mean(confusion.diagonal(), confusion.sum(axis=1))
+
+
+def mean_f1(counts: Counts) -> Interval:
+    """The plain mean of the F1 of all K classes, by the bootstrap; of 0 or 1 in every round it has no width."""
+    confusion = confusion_array(counts)
+    rounds = int(np.clip(MAX_WORK // confusion.size, FEWEST_ROUNDS, ROUNDS))
+    return bootstrap_from_confusion(confusion, macro_f1, seed=SEED, rounds=rounds)
 
 
 def mean_nll(counts: Counts) -> float:

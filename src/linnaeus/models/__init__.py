@@ -15,6 +15,7 @@ from linnaeus.core.classifier import Classifier
 from linnaeus.core.errors import RequestError
 from linnaeus.models.adapted import Adapted
 from linnaeus.models.adapters import create_adapted, load_published, published_weights
+from linnaeus.models.airbench import airbench94
 from linnaeus.models.convnext import (
     convnext_base,
     convnext_large,
@@ -59,6 +60,7 @@ MODELS: dict[str, Callable[..., Classifier]] = {
     "resnet44": resnet44,
     "resnet56": resnet56,
     "resnet110": resnet110,
+    "airbench94": airbench94,
     "vit_tiny": vit_tiny,
     "vit_small": vit_small,
     "vit_base": vit_base,

@@ -3,7 +3,11 @@
 from collections.abc import Iterable, Mapping
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.optim.swa_utils import update_bn
+
+STATISTICS_IMAGES = 10_000
+"""Training images that are enough for the running statistics of BatchNorm: their mean is settled long before."""
 
 
 def average_weights(states: Iterable[Mapping[str, Tensor]]) -> dict[str, Tensor]:
@@ -11,8 +15,7 @@ def average_weights(states: Iterable[Mapping[str, Tensor]]) -> dict[str, Tensor]
 
     Izmailov et al. (arXiv:1803.05407) for the weights along one run. Sums are taken in float64, one state at a time, so
     states may come from files. Integer tensors, the counters of BatchNorm, are the last state's. Its running statistics
-    are averaged too, which is close to those of the averaged weights but not equal: `torch.optim.swa_utils.update_bn`
-    measures them anew.
+    are averaged too, which is close to those of the averaged weights but not equal: `measure_statistics` has those.
 
     Args:
         states: at least one, with the same names and shapes.
@@ -40,6 +43,20 @@ def average_weights(states: Iterable[Mapping[str, Tensor]]) -> dict[str, Tensor]
     if number == 0:
         raise ValueError("there are no weights to average: give at least one state dict")
     return {name: (s / number if s.is_floating_point() else s).to(dtypes[name]) for name, s in sums.items()}
+
+
+def measure_statistics(model: nn.Module, images: Iterable[Tensor], *, seed: int) -> None:
+    """Measures the running statistics of BatchNorm anew, as the mean over batches; without BatchNorm it does nothing.
+
+    Args:
+        model: on the device of the images; its mode is kept.
+        images: batches of (B, C, H, W) float, as the network is given them in training.
+        seed: of dropout and stochastic depth, which are on as in training.
+    """
+    devices = sorted({t.device.index for t in model.parameters() if t.is_cuda})
+    with torch.random.fork_rng(devices=devices):
+        torch.manual_seed(seed)
+        update_bn(images, model)
 
 
 def _check_fits(sums: Mapping[str, Tensor], state: Mapping[str, Tensor], number: int) -> None:

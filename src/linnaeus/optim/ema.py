@@ -1,10 +1,14 @@
 """An exponential moving average of a model, which often generalises better than the weights of the last step."""
 
+from collections.abc import Mapping
 from copy import deepcopy
 from itertools import chain
 
 import torch
 from torch import Tensor, nn
+
+Slot = tuple[Mapping[str, Tensor | None], str]
+"""A module's own parameters or buffers, and the name of one of them. To find all takes far longer than to read them."""
 
 
 class Ema:
@@ -34,6 +38,8 @@ class Ema:
             raise ValueError(f"{', '.join(narrow[:3])}: 16-bit floats cannot be averaged; keep the weights in float32")
         self.decay = decay
         self.module = deepcopy(model).eval().requires_grad_(False)
+        self._averages = _split(self.module)
+        self._source, self._weights = model, _split(model)
 
     def decay_at(self, step: int) -> float:
         """The decay of an update after `step` earlier ones: min(decay, (1 + step) / (10 + step)).
@@ -50,16 +56,28 @@ class Ema:
             model: the network that the average was taken of, after its optimizer step.
             step: how many updates came before, from 0.
         """
-        averages, copies = _split(self.module)
-        weights, counters = _split(model)
+        if model is not self._source:
+            self._source, self._weights = model, _split(model)
+        (averages, copies), (weights, counters) = map(_read, self._averages), map(_read, self._weights)
         if averages:
             torch._foreach_lerp_(averages, weights, 1 - self.decay_at(step))
         if copies:
             torch._foreach_copy_(copies, counters)
 
 
-def _split(model: nn.Module) -> tuple[list[Tensor], list[Tensor]]:
-    """Parameters and buffers: those to average and those to copy, in the order of the model."""
-    tensors = list(chain(model.parameters(), model.buffers()))
-    floating = [tensor.detach() for tensor in tensors if tensor.is_floating_point()]
-    return floating, [tensor for tensor in tensors if not tensor.is_floating_point()]
+def _split(model: nn.Module) -> tuple[list[Slot], list[Slot]]:
+    """Where parameters and buffers are: those to average and those to copy, in the order of the model, each once."""
+    found: dict[int, tuple[Tensor, Slot]] = {}
+    homes: list[Mapping[str, Tensor | None]] = [module._parameters for module in model.modules()]
+    homes += [module._buffers for module in model.modules()]
+    for kept in homes:
+        for name, tensor in kept.items():
+            if tensor is not None:
+                found.setdefault(id(tensor), (tensor, (kept, name)))
+    floating = [slot for tensor, slot in found.values() if tensor.is_floating_point()]
+    return floating, [slot for tensor, slot in found.values() if not tensor.is_floating_point()]
+
+
+def _read(slots: list[Slot]) -> list[Tensor]:
+    """The tensors that are there now: a module may have replaced the one that was there before."""
+    return [tensor.detach() for kept, name in slots if (tensor := kept[name]) is not None]

@@ -88,7 +88,7 @@ def _tiles(card: Card) -> list[tuple[str, NDArray[np.uint8]]]:
 
 def _img(picture: NDArray[np.uint8], kind: str) -> str:
     """JPEG for photos; PNG for small images, whose pixels shall be seen as they are."""
-    image = _image_of(picture)
+    image = image_of(picture)
     is_small = max(image.size) <= SIDE // 2
     form = "PNG" if is_small else "JPEG"
     image.thumbnail((SIDE, SIDE))
@@ -116,13 +116,13 @@ def contact_picture(cards: Sequence[Card]) -> bytes:
     for card, left, top, width in placed:
         for place, (_, picture) in enumerate(_tiles(card)):
             sheet.paste(_tile(picture), (left + place * (SIDE + GAP), top + LINE))
-        _write(draw, (left, top), [card.label or "no class", card.role, card.name], width)
+        write_parts(draw, (left, top), [card.label or "no class", card.role, card.name], width)
     file = io.BytesIO()
     sheet.save(file, "PNG")
     return file.getvalue()
 
 
-def _write(draw: ImageDraw.ImageDraw, at: tuple[int, int], parts: Sequence[str], space: int) -> None:
+def write_parts(draw: ImageDraw.ImageDraw, at: tuple[int, int], parts: Sequence[str], space: int) -> None:
     """The label in full colour, role and name behind it, as far as there is room."""
     font = ImageFont.load_default(13)
     left, top = at
@@ -136,7 +136,7 @@ def _write(draw: ImageDraw.ImageDraw, at: tuple[int, int], parts: Sequence[str],
 
 def _tile(picture: NDArray[np.uint8]) -> Image.Image:
     """As large as a tile: small images by whole multiples, so that their pixels are seen as they are."""
-    image = _image_of(picture)
+    image = image_of(picture)
     longest = max(image.size)
     if longest <= SIDE:
         times = SIDE // longest
@@ -145,7 +145,7 @@ def _tile(picture: NDArray[np.uint8]) -> Image.Image:
     return image
 
 
-def _image_of(picture: NDArray[np.uint8]) -> Image.Image:
+def image_of(picture: NDArray[np.uint8]) -> Image.Image:
     """(S, S, 1 or 3) -> an image; of other numbers of channels the first is shown."""
     return Image.fromarray(picture if picture.shape[2] == 3 else np.ascontiguousarray(picture[:, :, 0]))
 

@@ -13,7 +13,8 @@ from linnaeus.metrics.scores import Scores
 def headlines(scores: Scores | MultiScores) -> dict[str, Interval]:
     """The measures to be told first, the foremost first."""
     if isinstance(scores, Scores):
-        return {"top-1": scores.top1, "top-5": scores.top5, "balanced": scores.balanced_accuracy}
+        own = {"top-1": scores.top1, "top-5": scores.top5, "balanced": scores.balanced_accuracy}
+        return own | {"macro F1": scores.macro_f1}
     return {
         "mAP": scores.mean_average_precision,
         "micro F1": scores.micro_f1,
@@ -99,7 +100,7 @@ An image classifier trained with Linnaeus.
   any image file is resized and cropped by the preprocessing stored in `model.json`.
 - Classes: {shown}.
 {_scores_in_words(scores)}
-- Probabilities are not calibrated.
+{_confidence_in_words(about)}
 - Licence: {about["licence"]}.
 
 ```python
@@ -109,6 +110,24 @@ classifier = linnaeus.load("path/to/this/folder")
 print(classifier.predict(["image.jpg"])[0])
 ```
 """
+
+
+def _confidence_in_words(about: Mapping[str, Any]) -> str:
+    calibration, limits = about["calibration"], about.get("confidence", {})
+    lines = ["- Probabilities are not calibrated: it did not lower the log-loss of held-out images."]
+    if calibration["method"] != "none":
+        error = calibration["held_out"]["calibration_error"]
+        lines = [
+            f"- Probabilities are calibrated on {calibration['held_out']['n']:,} held-out images (see `model.json`): "
+            f"calibration error {error['before']['value']:.1%} before, {error['after']['value']:.1%} after."
+        ]
+    if abstain := limits.get("abstain"):
+        wish = f"an accuracy of {abstain['min_accuracy']:.3g} where it answers"
+        if abstain["threshold"] is None:
+            lines.append(f"- It was asked to promise {wish}, which too few held-out images allow: it never answers.")
+        else:
+            lines.append(f"- It is not sure at a confidence of {abstain['threshold']:.4f} or less, to keep {wish}.")
+    return "\n".join(lines)
 
 
 def _scores_in_words(scores: Scores | MultiScores) -> str:

@@ -19,9 +19,12 @@ class ArraySource:
         """The image's class and number, as `zebra-00042`."""
         return f"{self.labels.text(index)}-{index:05d}"
 
-    def stamp(self, _: int) -> tuple[int, int] | None:
-        """None: an image is not a file of its own."""
-        return None
+    def names(self, start: int, stop: int) -> list[str]:
+        """The names of the images from `start` on, before `stop`."""
+        return [self.name(index) for index in range(start, stop)]
+
+    def stamps(self) -> None:
+        """None: the images are decoded already, and looking at them again is quick."""
 
     def read(self, index: int) -> bytes:
         """The pixels' bytes."""

@@ -88,11 +88,14 @@ class Source(Protocol):
     def name(self, index: int) -> str:
         """What a person calls the image: its path relative to the source, or its number. No two images share it."""
 
-    def stamp(self, index: int) -> tuple[int, int] | None:
-        """Bytes and time of change (ns) of the image's file, which tell whether it changed; None if it has no file.
+    def names(self, start: int, stop: int) -> list[str]:
+        """`name` of the images from `start` on, before `stop`: for all of very many, some thousand at a time."""
 
-        Raises:
-            OSError: if there is none any more.
+    def stamps(self) -> NDArray[np.int64] | None:
+        """(N, 2) a length and a time of change (ns) for each image: as long as they stay, so does the image.
+
+        They are those of the file that holds it. A length of -1 where there is none any more, or nothing tells; None
+        where nothing tells of any image.
         """
 
     def read(self, index: int) -> bytes:

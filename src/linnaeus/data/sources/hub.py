@@ -8,6 +8,7 @@ import errno
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
@@ -42,9 +43,14 @@ class HubSource:
         part, row = _place(self._starts, int(self._rows[index]))
         return f"{self._names[part]}:{row}"
 
-    def stamp(self, _: int) -> tuple[int, int] | None:
-        """None: an image is not a file of its own."""
-        return None
+    def names(self, start: int, stop: int) -> list[str]:
+        """The names of the images from `start` on, before `stop`."""
+        return [self.name(index) for index in range(start, stop)]
+
+    def stamps(self) -> NDArray[np.int64]:
+        """(N, 2) length and a number for the Arrow files of each image's part; -1 and 0 where nothing tells."""
+        stamps = np.array([_stamp(part) for part in self._parts], np.int64)
+        return stamps[np.searchsorted(self._starts, self._rows, "right") - 1]
 
     def read(self, index: int) -> bytes:
         """The image file in the row, or that the row names."""
@@ -70,7 +76,11 @@ def open_hub(name: str, columns: Columns) -> HubSource:
             could be several.
         DataError: if the labels cannot be used.
     """
-    return source_of(f"{PREFIX}{name}", _load(name), columns)
+    source = source_of(f"{PREFIX}{name}", _load(name), columns)
+    if (source.stamps()[:, 0] < 0).any():
+        note = "nothing tells whether its images have changed: each training reads them all before it begins"
+        source.labels = replace(source.labels, notes=(*source.labels.notes, note))
+    return source
 
 
 def source_of(where: str, parts: Mapping[str, Any], columns: Columns) -> HubSource:
@@ -141,6 +151,25 @@ def _undecoded(part: Any, column: str) -> Any:
 
     chosen = part.select_columns([column])
     return chosen.cast_column(column, Image(decode=False)) if isinstance(part.features[column], Image) else chosen
+
+
+def _stamp(part: Any) -> tuple[int, int]:
+    """Length of the Arrow files that the library keeps a part in, and a hash of their names and times of change."""
+    files = [Path(file["filename"]) for file in part.cache_files]
+    if not files or not _holds_images(part):
+        return -1, 0
+    try:
+        found = [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+    except OSError:
+        return -1, 0
+    digest = blake2b(str(found).encode("utf-8", "surrogateescape"), digest_size=7).digest()
+    return sum(size for _, size, _ in found), int.from_bytes(digest)
+
+
+def _holds_images(part: Any) -> bool:
+    """Whether the first image is in the part itself, and not in a file that it names."""
+    (value,) = part[0].values()
+    return isinstance(value["bytes"] if isinstance(value, dict) else value, bytes)
 
 
 def _place(starts: NDArray[np.int64], row: int) -> tuple[int, int]:

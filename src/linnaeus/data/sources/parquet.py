@@ -39,9 +39,13 @@ class ParquetSource:
         """The file and the number of the row in it, as `train-00000-of-00002.parquet:17`."""
         return self._shards.name(int(self._rows[index]))
 
-    def stamp(self, _: int) -> tuple[int, int] | None:
-        """None: an image is not a file of its own."""
-        return None
+    def names(self, start: int, stop: int) -> list[str]:
+        """The names of the images from `start` on, before `stop`."""
+        return [self.name(index) for index in range(start, stop)]
+
+    def stamps(self) -> NDArray[np.int64]:
+        """(N, 2) length and time of change of the Parquet file of each image; -1 and 0 where there is none any more."""
+        return self._shards.stamps()[self._shards.files_of(self._rows)]
 
     def read(self, index: int) -> bytes:
         """The image file in the row."""

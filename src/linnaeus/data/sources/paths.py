@@ -7,6 +7,7 @@ what they are long. Names are bytes, as the file system has them: those that are
 import os
 from array import array
 from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +25,20 @@ class Paths:
 
     def __getitem__(self, index: int) -> bytes:
         return self._blob[self._offsets[index] : self._offsets[index + 1]].tobytes()
+
+    def between(self, start: int, stop: int) -> list[bytes]:
+        """The names from `start` on, before `stop`: all at once, which is several times as fast as one by one."""
+        offsets = (self._offsets[start : stop + 1] - self._offsets[start]).tolist()
+        block = self._blob[self._offsets[start] : self._offsets[min(stop, len(self))]].tobytes()
+        return [block[low:high] for low, high in pairwise(offsets)]
+
+    def texts_between(self, start: int, stop: int) -> list[str]:
+        """The same as text, with surrogates for bytes that are none, as `os.fsdecode` has them."""
+        names = self.between(start, stop)
+        text = b"\0".join(names)
+        if text.isascii() and text.count(b"\0") == len(names) - 1:  # as most are: one call for all
+            return text.decode().split("\0")
+        return list(map(os.fsdecode, names))
 
     def lengths(self) -> NDArray[np.int64]:
         """(N,) how many bytes each name has."""

@@ -29,16 +29,10 @@ _FAILED = 60.0  # seconds in which a shard that could not be fetched is not aske
 _PIECE = 4 << 20  # bytes of one request: whole shards in one would run into the time limits of clients
 _STALE = 24 * 3600  # seconds after which a file that was being written belongs to a process that was killed
 _VERSIONS = (
-    "ETag",
-    "etag",
-    "Content-MD5",
-    "Last-Modified",
-    "LastModified",
-    "generation",
-    "updated",
-    "mtime",
-    "created",
+    *("ETag", "etag", "Content-MD5", "content_md5", "Digest", "md5Hash", "generation", "blob_id", "sha", "checksum"),
+    *("Last-Modified", "LastModified", "last_modified", "modificationTime", "updated", "mtime", "modified", "created"),
 )
+"""What file systems of fsspec call that which changes with a file: what its content gives first, then times."""
 
 T = TypeVar("T")
 

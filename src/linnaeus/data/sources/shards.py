@@ -8,12 +8,13 @@ import errno
 import os
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from threading import Lock
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from linnaeus.core.errors import DataError, RequestError
 from linnaeus.data.sources.rows import CHUNK
@@ -90,6 +91,19 @@ class Shards:
             if isinstance(error, OSError) and error.errno:  # the system's word, not pyarrow's on the content
                 raise
             raise OSError(errno.EIO, f"damaged: {' '.join(str(error).split())}") from None
+
+    def files_of(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """(M,) rows -> (M,) positions in `files`."""
+        return np.searchsorted(self._starts[self._firsts], rows, "right") - 1
+
+    def stamps(self) -> NDArray[np.int64]:
+        """(files, 2) length and time of change (ns) of each file; -1 and 0 where there is none any more."""
+        stamps = np.tile(np.array([-1, 0], np.int64), (len(self.files), 1))
+        for stamp, file in zip(stamps, self.files, strict=True):
+            with suppress(OSError):
+                status = os.stat(file)  # noqa: PTH116  # a text
+                stamp[:] = status.st_size, status.st_mtime_ns
+        return stamps
 
     def _file_of(self, group: int) -> int:
         return int(np.searchsorted(self._firsts, group, "right")) - 1

@@ -19,9 +19,14 @@ class Subset:
         """The image's name in the whole source."""
         return self._source.name(int(self._indices[index]))
 
-    def stamp(self, index: int) -> tuple[int, int] | None:
-        """As the whole source has it."""
-        return self._source.stamp(int(self._indices[index]))
+    def names(self, start: int, stop: int) -> list[str]:
+        """The names of the images from `start` on, before `stop`."""
+        return [self.name(index) for index in range(start, stop)]
+
+    def stamps(self) -> NDArray[np.int64] | None:
+        """As the whole source has them."""
+        stamps = self._source.stamps()
+        return None if stamps is None else stamps[self._indices]
 
     def read(self, index: int) -> bytes:
         """The raw content."""

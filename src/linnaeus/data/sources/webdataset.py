@@ -78,12 +78,15 @@ class ShardSource:
         """The shard and the name in it, as `train-000000.tar:cat/0001.jpg`."""
         return f"{self._places.names[self._places.shard[index]]}:{os.fsdecode(self._places.members[index])}"
 
-    def stamp(self, index: int) -> tuple[int, int] | None:
-        """Bytes of the image, and a number that changes with its shard: the time of change where it has one."""
-        version = self._places.shards[self._places.shard[index]].version
-        if version.isdecimal():
-            return int(self._places.sizes[index]), int(version)
-        return int(self._places.sizes[index]), int.from_bytes(blake2b(version.encode(), digest_size=7).digest())
+    def names(self, start: int, stop: int) -> list[str]:
+        """The names of the images from `start` on, before `stop`."""
+        return [self.name(index) for index in range(start, stop)]
+
+    def stamps(self) -> NDArray[np.int64]:
+        """(N, 2) bytes of each image, and a number that changes with its shard; -1 for bytes where nothing tells."""
+        versions = np.array([_as_number(shard.version) for shard in self._places.shards], np.int64)
+        known = np.array([shard.version != "" for shard in self._places.shards])[self._places.shard]
+        return np.column_stack([np.where(known, self._places.sizes, -1), versions[self._places.shard]])
 
     def read(self, index: int) -> bytes:
         """The image file in its shard. The header before it is read too: it tells whether the index is still true."""
@@ -107,6 +110,13 @@ class ShardSource:
         return decode(content)
 
 
+def _as_number(version: str) -> int:
+    """The time of change of a file on this disk; of a shard elsewhere a hash of what its server says."""
+    if version.isdecimal() and len(version) < 19:  # 64 bits
+        return int(version)
+    return int.from_bytes(blake2b(version.encode(), digest_size=7).digest())
+
+
 def open_webdataset(shards: Sequence[str]) -> ShardSource:
     """Opens tar shards as one source.
 
@@ -128,6 +138,8 @@ def open_webdataset(shards: Sequence[str]) -> ShardSource:
     names = tuple(readable(shard.removeprefix(root)) for shard in shards)
     indexes = [index for index, _ in indexed]
     notes = [note for _, note in indexed if note]
+    if unknown := [name for name, shard in zip(names, looked_at, strict=True) if not shard.version]:
+        notes.append(f"nothing tells whether {shorten(unknown, 3)} changed: each training reads it before it begins")
     notes += [f"{name} is {index.end}" for name, index in zip(names, indexes, strict=True) if index.end]
     where = root.rstrip("/") or shards[0]
     if not sum(map(len, indexes)):

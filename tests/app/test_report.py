@@ -1,0 +1,122 @@
+"""A run ends with its report; it can be written later, without the images too, and never costs a run."""
+
+import re
+
+import numpy as np
+import pytest
+from sklearn.metrics import accuracy_score, f1_score, precision_score, recall_score
+
+from linnaeus.app.answers import answers_file, load_answers
+from linnaeus.app.compare import compare
+from linnaeus.app.config import make_config
+from linnaeus.app.progress import Display
+from linnaeus.app.report import read_report, report
+from linnaeus.app.side_by_side import check_page, write_comparison
+from linnaeus.app.train import train
+from linnaeus.core.errors import RequestError
+from linnaeus.report.comparison_page import pareto
+
+from .dots import draw_dots
+
+QUIET = Display(quiet=True)
+
+
+def settings(source, epochs=2):
+    return make_config(
+        {
+            "data": {"source": str(source)},
+            "model": {"name": "lenet5_modern"},
+            "train": {"duration": f"{epochs}ep", "batch_size": 8, "precision": "fp32", "channels_last": False},
+        }
+    )
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory):
+    return draw_dots(tmp_path_factory.mktemp("dots"), 24)
+
+
+@pytest.fixture(scope="module")
+def run(images, tmp_path_factory):
+    return train(settings(images), out=tmp_path_factory.mktemp("runs") / "one", display=QUIET)
+
+
+def test_training_ends_with_a_report_and_a_card(run):
+    page = (run.folder / "report.html").read_text(encoding="utf-8")
+    assert "images like these" in page
+    assert read_report(run.folder).classes == ["dark", "light"]
+    assert (run.model / "README.md").read_text(encoding="utf-8").startswith("---\nlibrary_name: linnaeus\n")
+
+
+def test_the_figures_are_those_of_scikit_learn(run):
+    told = read_report(run.folder)
+    kept = load_answers(answers_file(run.folder, "test"))
+    truth, said = kept.truths.argmax(1), kept.logits.argmax(1)
+    assert told.top.value == accuracy_score(truth, said)
+    assert told.measures["macro F1"].value == pytest.approx(f1_score(truth, said, average="macro", zero_division=0))
+    assert [row.precision for row in told.rows] == pytest.approx(
+        precision_score(truth, said, average=None, zero_division=0).tolist()
+    )
+    assert [row.recall.value for row in told.rows] == pytest.approx(recall_score(truth, said, average=None).tolist())
+
+
+def test_written_later_it_measures_what_a_short_training_left_out(run):
+    page, told = report(run.folder, display=QUIET)
+    assert page == run.folder / "report.html"
+    assert told.learning is not None
+    assert told.speed is not None
+    assert len(told.baselines) == 2
+    assert told.baselines[0].accuracy.value <= told.baselines[1].accuracy.value
+
+
+def test_without_the_images_it_says_so_and_keeps_what_was_known(run, images):
+    before = report(run.folder, display=QUIET)[1]
+    hidden = images.rename(images.with_name("hidden"))
+    try:
+        told = report(run.folder, display=QUIET)[1]
+    finally:
+        hidden.rename(images)
+    assert told.learning == before.learning
+    assert told.measures == before.measures
+    (run.folder / "report.json").unlink()
+    hidden = images.rename(images.with_name("hidden"))
+    try:
+        told = report(run.folder, display=QUIET)[1]
+    finally:
+        hidden.rename(images)
+    assert told.learning is None
+    assert "It needs the images, and they are not there" in (run.folder / "report.html").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("fault", [OSError(28, "No space left on device"), ValueError("odd"), RequestError("odd")])
+def test_a_report_that_fails_leaves_a_finished_run_and_a_line(images, tmp_path, monkeypatch, capsys, fault):
+    def fail(*_):
+        raise fault
+
+    monkeypatch.setattr("linnaeus.app.report.run_page", fail)
+    done = train(settings(images, 1), out=tmp_path / "run", display=Display())
+    assert done.finished
+    said = " ".join(capsys.readouterr().err.split())
+    assert "the run is finished, but its report was not written" in said
+    assert re.search(r"linnaeus report \S*run", said)
+
+
+def test_several_runs_stand_side_by_side(run, images, tmp_path):
+    other = train(settings(images, 1), out=tmp_path / "two", display=QUIET)
+    told = compare([run.folder, other.folder])
+    write_comparison([run.folder, other.folder], told, tmp_path / "page.html", device="cpu", display=QUIET)
+    page = (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert '<th scope="row">two</th>' in page
+    assert page.count("<svg") == 2
+    with pytest.raises(RequestError, match="expected the name of a file"):
+        check_page(tmp_path)
+
+
+def test_what_is_dearer_and_no_better_is_not_on_the_front():
+    assert pareto([(2.0, 0.9), (1.0, 0.8), (3.0, 0.85), (1.0, 0.7)]) == [1, 0]
+    assert np.array_equal(pareto([(1.0, 0.5), (1.0, 0.5)]), [0])
+
+
+def test_what_is_no_run_is_refused(tmp_path):
+    with pytest.raises(RequestError, match="is not the folder of a run"):
+        report(tmp_path, display=QUIET)

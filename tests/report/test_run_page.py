@@ -1,0 +1,130 @@
+"""The report says the verdict first, shows what was planted, stands alone, and leaves nothing blank."""
+
+import json
+import re
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from linnaeus.report.card import model_card
+from linnaeus.report.confusion import MOST, worst_classes
+from linnaeus.report.record import Shown, from_json
+from linnaeus.report.run_page import run_page
+from linnaeus.report.verdict import judge
+from linnaeus.report.words import number
+
+from .records import answers, record
+from .test_doctor_page import Balance
+
+EMPTY = {"learning": None, "speed": None, "probabilities": None, "slices": [], "mistakes": [], "curves": []}
+
+
+def text_of(page: str) -> str:
+    return " ".join(" ".join(Balance(page).text).split())
+
+
+def test_the_page_stands_alone_and_is_well_formed():
+    page = run_page(record())
+    links = [value for name, value in Balance(page).attributes if name in ("src", "href", "srcset", "data")]
+    assert links
+    assert all(link.startswith(("#", "data:image/")) for link in links)
+    assert not re.search(r"https?:|@import|url\(|<link", page)
+    assert "default-src 'none'" in page
+
+
+def test_every_plot_says_what_it_shows_and_every_link_leads_somewhere():
+    page = run_page(record())
+    plots = re.findall(r"<svg [^>]*>", page)
+    assert plots
+    assert all('role="img"' in plot and re.search(r'aria-label="[^"]+"', plot) for plot in plots)
+    anchors = re.findall(r'href="#([^"]+)"', page)
+    assert anchors
+    assert all(f'id="{anchor}"' in page for anchor in anchors)
+
+
+def test_true_probabilities_raise_no_worry_about_them():
+    assert not [worry for worry in judge(record()).worries if "confidence" in worry]
+
+
+def test_planted_miscalibration_is_found_and_shown():
+    sure = record(answers(sharpen=3.0))
+    (worry,) = [worry for worry in judge(sure).worries if "confidence" in worry]
+    assert "too sure of itself" in worry
+    assert worry in text_of(run_page(sure))
+    (shy,) = [worry for worry in judge(record(answers(sharpen=0.3))).worries if "confidence" in worry]
+    assert "less sure than it could be" in shy
+
+
+def test_a_planted_slice_failure_is_found_and_shown():
+    page = text_of(run_page(record(answers(dark=0.9))))
+    assert "by more than chance where light is 'dark'" in page
+    assert "worse than elsewhere by more than chance" in text_of(run_page(record()))  # and none is named
+    assert not [worry for worry in judge(record()).worries if "elsewhere" in worry]
+
+
+def test_planted_label_errors_are_shown():
+    wrong = Shown("a/7.jpg", "val", "class 1", "class 2", 0.01, 0.98)
+    page = text_of(run_page(record(suspects=[wrong], num_suspects=5)))
+    assert "5 labels look wrong among 1,200 held-out images" in page
+    assert "a/7.jpg" in page
+    assert "And 4 more in data/suspects.csv" in page
+
+
+def test_a_model_no_better_than_guessing_is_called_so():
+    test = answers()
+    blind = record(replace(test, logits=np.roll(test.truths, 1, axis=1).astype(np.float32)))
+    verdict = judge(blind)
+    assert verdict.tone == "bad"
+    assert "always saying" in verdict.summary
+
+
+def test_what_is_not_all_is_never_rounded_to_all():
+    assert number(0.9996, 500) == "99.96"
+    assert number(1.0, 500) == "100"
+    assert number(0.0004, 5000) == "0.04"
+    assert number(0.944, 500) == "94"
+
+
+def test_a_record_survives_its_json():
+    made = record(answers(dark=0.5))
+    assert from_json(json.loads(json.dumps(made.to_json()))) == made
+
+
+def test_what_is_absent_is_said_in_a_sentence():
+    page = text_of(run_page(record(**EMPTY, suspects=None, missing={"learning": "It was left out."})))
+    for words in ("It was left out.", "They were not looked for.", "No answers were kept.", "It was not measured."):
+        assert words in page
+
+
+def test_names_cannot_become_markup_in_page_or_card():
+    evil = '<script>alert("1")</script>: &'
+    made = record(title=evil, source=evil, classes=[evil, "b", "c", "d"])
+    assert "<script>alert" not in run_page(made)
+    Balance(run_page(made))
+    head = model_card(made).split("---")[1]
+    assert f"- name: {json.dumps(evil)}" in head
+
+
+def test_the_card_begins_with_metadata_that_yaml_reads():
+    yaml = pytest.importorskip("yaml")
+    made = record()
+    content = yaml.safe_load(model_card(made).split("---")[1])
+    assert content["pipeline_tag"] == "image-classification"
+    (result,) = content["model-index"][0]["results"]
+    values = {each["name"]: each["value"] for each in result["metrics"]}
+    assert values["top-1"] == pytest.approx(made.top.value, abs=1e-6)
+
+
+def test_of_many_classes_those_with_the_most_errors_are_drawn():
+    table = np.diag(np.full(100, 9))
+    table[70, 80] = 5
+    shown = worst_classes(table)
+    assert len(shown) == MOST
+    assert {70, 80} <= set(shown)
+    assert shown == sorted(shown)
+
+
+def test_a_page_of_many_classes_stays_small():
+    test = answers(800, classes=120)
+    assert len(run_page(record(test))) < 5_000_000
