@@ -206,7 +206,7 @@ def test_a_teacher_sees_the_images_as_its_own_preprocessing_would_and_adds_its_s
     with torch.random.fork_rng():
         torch.manual_seed(5)
         teacher = create_model("lenet5_modern", num_classes=10, in_channels=1, image_size=28)
-    about = {"classes": animals.classes, "task": "single", "calibration": {"temperature": 1.0}}
+    about = {"classes": animals.classes, "task": "single", "calibration": {"method": "none", "temperature": 1.0}}
     bundle = Bundle(teacher, about, Preprocess(geometry))
     monkeypatch.setattr("linnaeus.app.rules.load_bundle", lambda _: bundle)
     plain = settle(animals, train={"label_smoothing": 0.0})

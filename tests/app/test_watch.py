@@ -37,7 +37,7 @@ def train(tmp_path_factory):
 def test_a_run_under_the_microscope_has_the_same_weights_and_says_what_was_seen(train, tmp_path, capsys):
     plain = train(tmp_path / "plain")
     seen = train(tmp_path / "seen", record={"microscope": True})
-    expected, found = (load_tensors(run.model / "model.safetensors", "linnaeus-model", 1)[0] for run in (plain, seen))
+    expected, found = (load_tensors(run.model / "model.safetensors", "linnaeus-model", 2)[0] for run in (plain, seen))
     assert expected.keys() == found.keys()
     assert all(torch.equal(expected[name], found[name]) for name in expected)
     events = EventAccumulator(str(seen.folder / "tensorboard")).Reload()

@@ -62,7 +62,7 @@ def kill_when(words: list[object], checkpoints, step: int, number: int) -> subpr
 
 
 def weights(folder) -> dict[str, np.ndarray]:
-    tensors, _ = load_tensors(folder / "model" / "model.safetensors", "linnaeus-model", 1)
+    tensors, _ = load_tensors(folder / "model" / "model.safetensors", "linnaeus-model", 2)
     return {name: tensor.numpy() for name, tensor in tensors.items()}
 
 

@@ -124,7 +124,7 @@ def test_two_resumes_of_one_run_and_a_run_that_was_moved(photos, tmp_path):
     elsewhere.rename(photos)
     assert resumed.returncode == 0, resumed.stderr
     (left, _), (right, _) = (
-        load_tensors(folder / "model" / "model.safetensors", "linnaeus-model", 1)
+        load_tensors(folder / "model" / "model.safetensors", "linnaeus-model", 2)
         for folder in (moved, tmp_path / "whole")
     )
     assert all(left[name].equal(right[name]) for name in right)

