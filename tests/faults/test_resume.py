@@ -119,9 +119,12 @@ def begin(photos, out, *words) -> subprocess.Popen[str]:
     ("number", "code", "words"),
     [
         (signal.SIGTERM, 143, []),
-        # To the whole group, as a terminal does: the workers must not die of it.
-        pytest.param(
-            signal.SIGINT, 130, ["--set", "data.loader=files", "--set", "data.workers=2"], marks=pytest.mark.slow
+        # To the whole group, as a terminal and `timeout` do: the workers must not die of it.
+        *(
+            pytest.param(
+                number, code, ["--set", "data.loader=files", "--set", "data.workers=2"], marks=pytest.mark.slow
+            )
+            for number, code in ((signal.SIGINT, 130), (signal.SIGTERM, 143))
         ),
     ],
 )

@@ -42,7 +42,8 @@ def report_after_training(run: Run, prepared: Prepared, bundle: Bundle, *, began
         display.say(f"Report: {write_report(run, record)}")
     except FAULTS as error:
         again = command_line("report", run.folder)
-        display.say(f"the run is finished, but its report was not written ({error}). Write it with:\n  {again}")
+        reason = str(error) if isinstance(error, LinnaeusError | OSError) else f"{type(error).__name__}: {error}"
+        display.say(f"the run is finished, but its report was not written ({reason}). Write it with:\n  {again}")
 
 
 def report(folder: Path, *, device: str = "auto", display: Display) -> tuple[Path, Record]:

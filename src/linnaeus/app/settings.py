@@ -48,17 +48,26 @@ def read_config_file(path: Path) -> dict[str, Any]:
     Raises:
         RequestError: if it is missing or is not a mapping of sections.
     """
-    try:
-        content = parse_yaml(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise RequestError(f"{path} cannot be read: {error.strerror}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise RequestError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
+    content = read_yaml(path)
     if isinstance(content, dict):
         content = {key: value for key, value in content.items() if key not in ("format", "version")}
     if not isinstance(content, dict) or not all(isinstance(section, dict) for section in content.values()):
         raise RequestError(f"{path} must hold sections such as 'train:' with settings indented below them")
     return content
+
+
+def read_yaml(path: Path) -> Any:
+    """The content of a YAML or JSON file.
+
+    Raises:
+        RequestError: if it cannot be read.
+    """
+    try:
+        return parse_yaml(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise RequestError(f"{path} cannot be read: {error.strerror}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise RequestError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
 
 
 def parse_assignment(text: str) -> tuple[str, Any]:

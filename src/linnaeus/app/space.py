@@ -6,13 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 
 from linnaeus.app.build import make_model, make_state
 from linnaeus.app.config import Config, make_config
 from linnaeus.app.prepare import Prepared
 from linnaeus.app.resolve import resolve
-from linnaeus.app.settings import merge, parse_yaml
+from linnaeus.app.settings import merge, read_yaml
 from linnaeus.core.errors import RequestError
 
 Value = str | int | float | bool
@@ -121,12 +120,7 @@ def read_space(path: Path) -> dict[str, Any]:
     Raises:
         RequestError: if it cannot be read, or is not a mapping.
     """
-    try:
-        content = parse_yaml(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise RequestError(f"{path} cannot be read: {error.strerror}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise RequestError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
+    content = read_yaml(path)
     if not isinstance(content, dict) or not content:
         raise RequestError(f"{path} holds no space: expected lines such as {EXAMPLE}")
     return content

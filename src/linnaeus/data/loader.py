@@ -29,6 +29,8 @@ PrepareImage = Callable[[Pixels, Draws], Tensor]
 """(decoded pixels, the image's draws) -> (C, S, S) uint8."""
 GONE = 32
 """So many images in a row that cannot be read any more are not single files that are gone, but all of them."""
+LAST_SECONDS = 10
+"""So long a worker goes on after SIGTERM: the batch that is waited for comes, and the state is saved after it."""
 
 
 def decoded(source: Source) -> ImageOf:
@@ -265,5 +267,8 @@ def watched_workers() -> Iterator[None]:
 
 
 def _start_worker(_: int) -> None:
-    # Ctrl-C reaches every process of a terminal; only the one that owns the state may act on it.
+    # Ctrl-C reaches every process of a terminal, and SIGTERM often a whole group: only the one that owns the state may
+    # act on it. It uses SIGTERM too, on workers that do not end by themselves: so that is put off, not ignored.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if hasattr(signal, "SIGALRM"):
+        signal.signal(signal.SIGTERM, lambda *_: signal.alarm(LAST_SECONDS))

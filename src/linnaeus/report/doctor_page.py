@@ -1,7 +1,5 @@
 """The doctor's findings as one HTML file: nothing is fetched from elsewhere; it reads on a phone, by day and night."""
 
-import base64
-import io
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from html import escape
@@ -9,7 +7,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+
+from linnaeus.report.page import data_uri
 
 Picture = Callable[[int], NDArray[np.uint8] | None]
 """Position -> (H, W, 1 or 3) uint8, or None if there is nothing to show."""
@@ -163,17 +162,7 @@ class _Album:
         if pixels is None:
             return '<div class="none">cannot be shown</div>'
         kind = ' class="small"' if max(pixels.shape[:2]) <= SIDE // 2 else ""
-        return f'<img{kind} alt="" src="{_data_uri(pixels)}">'
-
-
-def _data_uri(pixels: NDArray[np.uint8]) -> str:
-    """JPEG for photos; PNG for small images, whose pixels shall be seen as they are."""
-    image = Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels)
-    form = "PNG" if max(image.size) <= SIDE // 2 else "JPEG"
-    image.thumbnail((SIDE, SIDE))
-    buffer = io.BytesIO()
-    image.save(buffer, form, quality=80)
-    return f"data:image/{form.lower()};base64,{base64.b64encode(buffer.getvalue()).decode()}"
+        return f'<img{kind} alt="" src="{data_uri(pixels, SIDE)}">'
 
 
 _STYLE = """
