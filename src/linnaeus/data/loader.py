@@ -4,6 +4,7 @@ Both give the same images in the same order with the same draws; they differ in 
 """
 
 import signal
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -270,5 +271,5 @@ def _start_worker(_: int) -> None:
     # Ctrl-C reaches every process of a terminal, and SIGTERM often a whole group: only the one that owns the state may
     # act on it. It uses SIGTERM too, on workers that do not end by themselves: so that is put off, not ignored.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    if hasattr(signal, "SIGALRM"):
+    if sys.platform != "win32":
         signal.signal(signal.SIGTERM, lambda *_: signal.alarm(LAST_SECONDS))
