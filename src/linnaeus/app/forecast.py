@@ -31,8 +31,8 @@ SECONDS = 3.0
 """How long steps are measured, and how long an evaluation is; at least one of each is."""
 SHARE = 0.02
 """And no more than this share of a given time."""
-CLOSING = 0.5
-"""Seconds from the last evaluation to the end, for all that is not evaluation: files, tables, a page."""
+CLOSING = 1.4
+"""Seconds from the last evaluation to the end for all that is not evaluation: files, tables, a page and what it needs."""
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """The report of a run: one page, what it tells as JSON beside it, and the model card; at the end of a run, or later."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,6 +22,8 @@ PAGE, DATA = "report.html", "report.json"
 SHARE = 0.1
 """Of the time that a run has taken, this much may be spent on its report at the end; what does not fit is left out."""
 SPEED_SECONDS = 1.0
+LONG = ("learning",)
+"""Parts that may take as long as an epoch."""
 
 FAULTS = (LinnaeusError, OSError, ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
 """After hours of training, no fault of its last page is worth more than a line."""
@@ -29,16 +31,23 @@ FAULTS = (LinnaeusError, OSError, ArithmeticError, AttributeError, LookupError, 
 Part = Callable[[Record], Record]
 
 
-def report_after_training(run: Run, prepared: Prepared, bundle: Bundle, *, began: float, display: Display) -> None:
+def report_after_training(
+    run: Run, prepared: Prepared, bundle: Bundle, *, began: float, end: float | None, display: Display
+) -> None:
     """Writes the report of a run that has just ended. Whatever goes wrong, the run is finished, and a line says so.
 
     Args:
         bundle: the delivered model, on its device.
         began: when the command began, by the monotonic clock.
+        end: when it should end, where it was given a time. Then nothing is measured after it, nor what may take long.
     """
     now = time.monotonic()
     try:
-        record = _measure(read_run(run), prepared, bundle, until=now + SHARE * (now - began), display=display)
+        until = now + SHARE * (now - began)
+        if end is not None:
+            until = min(until, end)
+        skip = () if end is None else LONG
+        record = _measure(read_run(run), prepared, bundle, until=until, skip=skip, display=display)
         display.say(f"Report: {write_report(run, record)}")
     except FAULTS as error:
         again = command_line("report", run.folder)
@@ -87,8 +96,19 @@ def read_report(folder: Path) -> Record:
     return from_json(read_json(folder / DATA, KIND, VERSION))
 
 
-def _measure(kept: Kept, prepared: Prepared, bundle: Bundle, *, until: float | None, display: Display) -> Record:
-    """The whole record; parts that would begin after `until`, by the monotonic clock, are left out and named."""
+def _measure(
+    kept: Kept,
+    prepared: Prepared,
+    bundle: Bundle,
+    *,
+    until: float | None,
+    skip: Collection[str] = (),
+    display: Display,
+) -> Record:
+    """The whole record; parts of `skip`, or that would begin after `until`, are left out and named.
+
+    `until` is a time of the monotonic clock.
+    """
     record = gather(kept)
     positions = {
         name: position
@@ -104,12 +124,10 @@ def _measure(kept: Kept, prepared: Prepared, bundle: Bundle, *, until: float | N
     }
     display.say("writing the report")
     for name, part in parts.items():
-        if until is None or time.monotonic() < until:
+        if name not in skip and (until is None or time.monotonic() < until):
             record = part(record)
         else:
-            reason = (
-                f"It was left out so that the end of a short training is short: `linnaeus report {kept.run.folder}`."
-            )
+            reason = f"It was left out so that training ends in time: `linnaeus report {kept.run.folder}` measures it."
             record = replace(record, missing={**record.missing, name: reason})
     return record
 

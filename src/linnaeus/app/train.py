@@ -26,6 +26,7 @@ from linnaeus.app.run import Run, check_free, command_line, create_run, from_any
 from linnaeus.app.signals import stop_signals
 from linnaeus.app.watch import explain_nonfinite, looked_at
 from linnaeus.core.device import pick
+from linnaeus.core.duration import Duration
 from linnaeus.core.errors import DataError, EnvironmentFault, Interrupted, NotFinite, RequestError
 from linnaeus.core.record import Recorder, read_records
 from linnaeus.data.loader import watched_workers
@@ -118,7 +119,9 @@ def _go(run: Run, begun: Beginning, display: Display) -> None:
             run_loop(run, begun, state, display=display, stop=stop)
         conclude(run, begun, state, display)
         bundle = deliver(run, begun.config, begun.prepared, images, state.model, device=begun.device, display=display)
-        report_after_training(run, begun.prepared, bundle, began=begun.began, display=display)
+        given = Duration.parse(begun.config.train.duration)
+        end = begun.began + given.amount if given.is_time else None
+        report_after_training(run, begun.prepared, bundle, began=begun.began, end=end, display=display)
     for line in [*images.remarks(), *(conclusions(read_records(run.folder)) if watches else [])]:
         display.say(line)
 
