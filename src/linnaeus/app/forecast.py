@@ -32,7 +32,7 @@ SECONDS = 3.0
 SHARE = 0.02
 """And no more than this share of a given time."""
 CLOSING = 1.4
-"""Seconds from the last evaluation to the end for all that is not evaluation: files, tables, a page and what it needs."""
+"""Seconds from the last evaluation to the end for all that is not evaluation: files, tables, a page and its figures."""
 
 
 @dataclass(frozen=True)
