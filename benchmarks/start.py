@@ -18,7 +18,6 @@ import argparse
 import json
 import os
 import platform
-import resource
 import struct
 import subprocess
 import sys
@@ -56,18 +55,22 @@ def encode(image: np.ndarray) -> bytes:
 
 def start(folder: Path, records: Path) -> dict[str, float]:
     """Starts as `linnaeus train` does, up to the records of the run; seconds, and MiB above those of the imports."""
+    import torch
+
     from linnaeus.app.config import DataConfig
     from linnaeus.app.prepare import prepare, write_records
     from linnaeus.app.progress import Display
+    from linnaeus.explain.memory import forget_peak, peak  # what a parent took counts in getrusage, and not here
 
-    before = resident()
+    cpu = torch.device("cpu")
+    forget_peak(cpu)
+    before = peak(cpu)
     began = time.perf_counter()
     prepared = prepare(DataConfig(source=str(folder)), seed=0, display=Display(quiet=True))
     prepared.summary()
     write_records(records, prepared)
     seconds = time.perf_counter() - began
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-    return {"seconds": seconds, "mib": (peak - before) / MIB, "imports_mib": before / MIB}
+    return {"seconds": seconds, "mib": (peak(cpu) - before) / MIB, "imports_mib": before / MIB}
 
 
 def floor(folder: Path) -> dict[str, float]:
@@ -79,13 +82,6 @@ def floor(folder: Path) -> dict[str, float]:
             status = entry.stat()
             found += status.st_size + status.st_mtime_ns > 0
     return {"seconds": time.perf_counter() - began, "files": found}
-
-
-def resident() -> int:
-    """Bytes of memory that this process holds now."""
-    if sys.platform == "darwin":
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
 
 
 def in_own_process(what: str, folder: Path, scratch: Path) -> dict[str, float]:

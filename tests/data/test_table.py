@@ -313,12 +313,16 @@ def test_real_images_named_by_a_table_are_those_of_the_class_folders(real_data, 
 
 
 MEASURE = """
-import resource, sys, time
+import sys, time
+import torch
 from linnaeus.data.sources import open_source
-before, start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()
+from linnaeus.explain.memory import forget_peak, peak
+cpu = torch.device("cpu")
+forget_peak(cpu)
+before, start = peak(cpu), time.process_time()
 source = open_source(sys.argv[1])
-spent, peak = time.process_time() - start, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
-print(len(source.labels), spent, peak / 1024, source.name(999_999))
+spent, most = time.process_time() - start, peak(cpu) - before
+print(len(source.labels), spent, most / 2**20, source.name(999_999))
 """
 
 

@@ -7,7 +7,6 @@ which must give the same pixels or refuse in the same words. As a script, for on
 import io
 import json
 import os
-import resource
 import subprocess
 import sys
 import time
@@ -18,10 +17,12 @@ from functools import partial
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from linnaeus.data.decode import Pixels, UnreadableImage, decode
 from linnaeus.data.fast import FastPath, best_decoder, bounded_shape
+from linnaeus.explain.memory import forget_peak, peak
 
 COUNT = 100_000
 KINDS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
@@ -149,7 +150,9 @@ def fuzz(kind: str, count: int, seed: int, progress: Callable[[int], None]) -> d
     """Examines `count` mutants of one format; what they cost."""
     start = seeds(kind)
     paths = [FastPath(name) for name in {"pillow", best_decoder()}]
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    cpu = torch.device("cpu")
+    forget_peak(cpu)
+    before = peak(cpu)
     decoded, slowest = 0, 0.0
     for number in range(count):
         progress(number)
@@ -162,9 +165,7 @@ def fuzz(kind: str, count: int, seed: int, progress: Callable[[int], None]) -> d
         with warnings.catch_warnings(action="ignore"):
             decoded += examine(content, paths)
         slowest = max(slowest, time.thread_time() - began)
-    unit = 1 if sys.platform == "darwin" else 1024
-    memory = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * unit
-    return {"decoded": decoded, "refused": count - decoded, "slowest": slowest, "memory": memory}
+    return {"decoded": decoded, "refused": count - decoded, "slowest": slowest, "memory": peak(cpu) - before}
 
 
 @pytest.mark.parametrize("kind", KINDS)
