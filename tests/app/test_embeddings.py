@@ -47,7 +47,7 @@ def folder(tmp_path):
         Image.fromarray(pixels).save(images / f"{number}.png")
     (images / "2a.jpg").write_text("no image")
     (images / "9.png").write_bytes((images / "0.png").read_bytes()[:500])
-    save_bundle(tmp_path / "model", make_bundle(), "card")
+    save_bundle(tmp_path / "model", make_bundle())
     return tmp_path
 
 

@@ -27,7 +27,7 @@ def save_model(folder, name="lenet5_modern", **options):
     architecture = {"name": name, "num_classes": 3, "in_channels": 3, "image_size": 32, "options": options}
     about = {"architecture": architecture, "task": "single", "classes": CLASSES}
     about |= {"calibration": {"method": "none", "temperature": 1.0}, "preprocess": preprocess.to_json()}
-    save_bundle(folder, Bundle(model, about, preprocess), "card")
+    save_bundle(folder, Bundle(model, about, preprocess))
     return folder
 
 

@@ -81,13 +81,13 @@ def test_all_ways_to_ask_have_the_same_views(tta, tmp_path):
     expected = model.probabilities(images)
     torch.testing.assert_close(torch.stack([row.probabilities for row in model.rows(arrays)]), expected)
     torch.testing.assert_close(model.embed(arrays), bundle("none").embed(arrays))  # of the image itself
-    save_bundle(tmp_path, model, "a card")
+    save_bundle(tmp_path, model)
     torch.testing.assert_close(linnaeus.load(tmp_path).probabilities(images), expected)
 
 
 def test_a_model_that_says_nothing_of_views_has_none(tmp_path):
     model, images = bundle(None), photos()
-    save_bundle(tmp_path, model, "a card")
+    save_bundle(tmp_path, model)
     assert torch.equal(load_bundle(tmp_path).logits(images), bundle("none").logits(images))
     assert torch.equal(model.logits(images), bundle("none").logits(images))
 

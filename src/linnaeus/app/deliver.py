@@ -18,7 +18,7 @@ from linnaeus.app.tta import weigh_views
 from linnaeus.core.classifier import Classifier
 from linnaeus.deploy.bundle import Bundle, save_bundle
 from linnaeus.metrics.thresholds import DEFAULT
-from linnaeus.report.tables import headline_table, model_card
+from linnaeus.report.tables import headline_table
 
 HELD_OUT = ("val", "test")
 
@@ -57,7 +57,7 @@ def deliver(
     about["metrics"] = {"split": "test", **asdict(scores)}
     about |= {} if confusion is None else {"confusion": confusion.tolist()}
     bundle = Bundle(model, about, images.preprocess)
-    save_bundle(run.model, bundle, model_card(about, scores))
+    save_bundle(run.model, bundle)
     for line in settled.lines:
         display.say(line)
     display.show(headline_table(scores, "test"))

@@ -111,6 +111,7 @@ def gather(kept: Kept) -> Record:
         findings=_findings(kept.findings),
         provenance=_provenance(kept),
         calibration=dict(about["calibration"]),
+        confidence=dict(about.get("confidence", {})),
         probabilities=found.probabilities,
         nearby=nearby(kept.test, about),
         wishes=wishes(kept.val, kept.test, about),

@@ -47,7 +47,10 @@ def report_after_training(
         if end is not None:
             until = min(until, end)
         skip = () if end is None else LONG
-        record = _measure(read_run(run), prepared, bundle, until=until, skip=skip, display=display)
+        kept = read_run(run)
+        record = gather(kept)
+        _write_card(run, record)  # at once: it belongs to the model, whatever becomes of the page
+        record = _measure(record, kept, prepared, bundle, until=until, skip=skip, display=display)
         display.say(f"Report: {write_report(run, record)}")
     except FAULTS as error:
         again = command_line("report", run.folder)
@@ -74,7 +77,7 @@ def report(folder: Path, *, device: str = "auto", display: Display) -> tuple[Pat
         record = _recall(run, kept, str(reason))
         record = with_speed(record, bundle, run.model, seconds=SPEED_SECONDS)
     else:
-        record = _measure(kept, prepared, bundle, until=None, display=display)
+        record = _measure(gather(kept), kept, prepared, bundle, until=None, display=display)
     return write_report(run, record), record
 
 
@@ -82,8 +85,12 @@ def write_report(run: Run, record: Record) -> Path:
     """Writes `report.json`, `report.html` and the model card; returns the page."""
     write_json(run.folder / DATA, KIND, VERSION, record.to_json())
     write_text(run.folder / PAGE, run_page(record))
-    write_text(run.model / "README.md", model_card(record))
+    _write_card(run, record)
     return run.folder / PAGE
+
+
+def _write_card(run: Run, record: Record) -> None:
+    write_text(run.model / "README.md", model_card(record))
 
 
 def read_report(folder: Path) -> Record:
@@ -97,6 +104,7 @@ def read_report(folder: Path) -> Record:
 
 
 def _measure(
+    record: Record,
     kept: Kept,
     prepared: Prepared,
     bundle: Bundle,
@@ -109,7 +117,6 @@ def _measure(
 
     `until` is a time of the monotonic clock.
     """
-    record = gather(kept)
     positions = {
         name: position
         for own in (kept.val, kept.test)

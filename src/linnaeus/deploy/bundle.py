@@ -4,7 +4,7 @@
 |---|---|
 | `model.safetensors` | the weights |
 | `model.json` | task, architecture, classes, preprocessing, calibration, thresholds, confidence, metrics, licence |
-| `README.md` | the model card |
+| `README.md` | the model card, from the report of the run |
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -19,7 +19,7 @@ from torch import Tensor
 
 from linnaeus.core.classifier import Classifier
 from linnaeus.core.errors import DataError, EnvironmentFault, RequestError
-from linnaeus.core.files import load_tensors, read_json, save_tensors, write_json, write_text
+from linnaeus.core.files import load_tensors, read_json, save_tensors, write_json
 from linnaeus.core.preprocess import Preprocess
 from linnaeus.core.runtime import Task
 from linnaeus.data.decode import ImageLike, UnreadableImage, load_image
@@ -179,11 +179,10 @@ class Bundle:
         return tuple((self.classes[k], values[k]) for k in sorted(said, key=lambda k: (-values[k], k)))
 
 
-def save_bundle(folder: Path, bundle: Bundle, card: str) -> None:
-    """Writes the folder's three files; `model.json` last, so that a folder that has it is complete."""
+def save_bundle(folder: Path, bundle: Bundle) -> None:
+    """Writes weights and description; `model.json` last, so that a folder that has it can be used."""
     folder.mkdir(parents=True, exist_ok=True)
     save_tensors(folder / "model.safetensors", KIND, VERSION, bundle.model.state_dict(), bundle.about["architecture"])
-    write_text(folder / "README.md", card)
     write_json(folder / "model.json", KIND, VERSION, bundle.about)
 
 

@@ -47,8 +47,7 @@ def model_card(record: Record) -> str:
             "",
             f"Classes: {_classes(record)}.",
             "",
-            _calibration(record),
-            "",
+            *_list("How it answers", list(_answers(record))),
             f"Licence: {record.provenance['licence']}.",
             "",
             *_USE,
@@ -102,6 +101,18 @@ def _classes(record: Record) -> str:
     names = record.classes[:SHOWN_CLASSES]
     more = len(record.classes) - len(names)
     return ", ".join(names) + (f" and {more:,} more" if more else "")
+
+
+def _answers(record: Record) -> Iterator[str]:
+    if record.task == "multi":
+        yield "An image may have several classes, or none: those whose probability reaches their own threshold."
+    yield _calibration(record)
+    if abstain := record.confidence.get("abstain"):
+        wish = f"an accuracy of {abstain['min_accuracy']:.3g} where it answers"
+        if abstain["threshold"] is None:
+            yield f"It was asked to promise {wish}, which too few held-out images allow: it never answers."
+        else:
+            yield f"It is not sure at a confidence of {abstain['threshold']:.4f} or less, to keep {wish}."
 
 
 def _calibration(record: Record) -> str:

@@ -196,6 +196,7 @@ class Record:
         robustness: as `evaluate --robustness` has left it.
         missing: section -> why there is nothing to show, in a sentence.
         provenance: name -> value, in words.
+        calibration, confidence: as `model.json` has them.
     """
 
     title: str
@@ -213,6 +214,7 @@ class Record:
     findings: list[dict[str, Any]]
     provenance: dict[str, str]
     calibration: dict[str, Any]
+    confidence: dict[str, Any] = field(default_factory=dict)
     best_step: int | None = None
     probabilities: Probabilities | None = None
     nearby: list[Nearby] = field(default_factory=list)

@@ -1,7 +1,6 @@
-"""Scores as tables for a terminal and as a model card."""
+"""Scores as tables for a terminal."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from rich.table import Table
 
@@ -86,57 +85,3 @@ def confused_table(pairs: Sequence[tuple[int, int, int]], classes: Sequence[str]
     for truth, predicted, count in pairs:
         table.add_row(classes[truth], classes[predicted], f"{count:,}")
     return table
-
-
-def model_card(about: Mapping[str, Any], scores: Scores | MultiScores) -> str:
-    """The model card in Markdown: what it is, how good, how to use it."""
-    architecture, classes = about["architecture"], about["classes"]
-    shown = ", ".join(classes[:20]) + (f" and {len(classes) - 20} more" if len(classes) > 20 else "")
-    return f"""# {architecture["name"]} for {len(classes)} classes
-
-An image classifier trained with Linnaeus.
-
-- Input: {architecture["in_channels"]} channel(s), {architecture["image_size"]} x {architecture["image_size"]} pixels;
-  any image file is resized and cropped by the preprocessing stored in `model.json`.
-- Classes: {shown}.
-{_scores_in_words(scores)}
-{_confidence_in_words(about)}
-- Licence: {about["licence"]}.
-
-```python
-import linnaeus
-
-classifier = linnaeus.load("path/to/this/folder")
-print(classifier.predict(["image.jpg"])[0])
-```
-"""
-
-
-def _confidence_in_words(about: Mapping[str, Any]) -> str:
-    calibration, limits = about["calibration"], about.get("confidence", {})
-    lines = ["- Probabilities are not calibrated: it did not lower the log-loss of held-out images."]
-    if calibration["method"] != "none":
-        error = calibration["held_out"]["calibration_error"]
-        lines = [
-            f"- Probabilities are calibrated on {calibration['held_out']['n']:,} held-out images (see `model.json`): "
-            f"calibration error {error['before']['value']:.1%} before, {error['after']['value']:.1%} after."
-        ]
-    if abstain := limits.get("abstain"):
-        wish = f"an accuracy of {abstain['min_accuracy']:.3g} where it answers"
-        if abstain["threshold"] is None:
-            lines.append(f"- It was asked to promise {wish}, which too few held-out images allow: it never answers.")
-        else:
-            lines.append(f"- It is not sure at a confidence of {abstain['threshold']:.4f} or less, to keep {wish}.")
-    return "\n".join(lines)
-
-
-def _scores_in_words(scores: Scores | MultiScores) -> str:
-    if isinstance(scores, Scores):
-        return f"- Top-1 accuracy on held-out test images: {scores.top1}.\n- Top-5 accuracy: {scores.top5}."
-    seen = f", over the {scores.num_seen} classes that some of them have" if scores.unseen else ""
-    return f"""- An image may have several classes, or none: those whose probability reaches their own threshold, the
-  one of the largest F1 on validation images.
-- Mean average precision on held-out test images{seen}: {scores.mean_average_precision}.
-- F1 at these thresholds, of all labels together: {scores.micro_f1}.
-- Mean F1 of the classes: {scores.macro_f1}.
-- Images whose labels are all right: {scores.exact_match}."""
