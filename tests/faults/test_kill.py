@@ -113,8 +113,9 @@ def test_a_run_killed_twenty_times_ends_in_every_tensor_as_one_never_stopped(pho
     assert resumed.returncode == 0, resumed.stderr
     for name in ("checkpoints/best.safetensors", "model/model.safetensors", max(whole.glob("checkpoints/step-*"))):
         path = Path(name).relative_to(whole) if Path(name).is_absolute() else Path(name)
-        format_name = {"best": "linnaeus-weights", "model": "linnaeus-model"}.get(path.stem, "linnaeus-checkpoint")
-        (left, _), (right, _) = (load_tensors(folder / path, format_name, 1) for folder in (whole, killed))
+        known = {"best": ("linnaeus-weights", 1), "model": ("linnaeus-model", 2)}
+        kind_of_file = known.get(path.stem, ("linnaeus-checkpoint", 1))
+        (left, _), (right, _) = (load_tensors(folder / path, *kind_of_file) for folder in (whole, killed))
         assert left.keys() == right.keys()
         assert not [key for key in left if not left[key].equal(right[key])], (path, places)
     assert not [path for path in (killed / "checkpoints").iterdir() if path.name.startswith(".")]
