@@ -27,6 +27,13 @@ OWNERS: dict[str, tuple[str, ...]] = {
     "cleanlab": ("data/suspects.py",),
     "captum": ("explain/attribution.py",),
     "optuna": ("app/search.py",),
+    "onnx": ("deploy/formats/onnx.py",),
+    "onnxruntime": ("deploy/formats/onnx.py",),
+    "openvino": ("deploy/formats/openvino.py",),
+    "nncf": ("deploy/formats/openvino.py",),
+    "torchao": ("deploy/formats/",),
+    "executorch": ("deploy/formats/executorch.py",),
+    "coremltools": ("deploy/formats/coreml.py",),
     "scipy": ("metrics/",),  # quantiles, roots and minima
     "simplejpeg": ("data/fast.py",),
     "cv2": ("data/fast.py",),
@@ -43,6 +50,7 @@ OWNERS: dict[str, tuple[str, ...]] = {
 LATE = (
     *("torch.utils.tensorboard", "tensorboard", "huggingface_hub", "timm", "pyarrow", "datasets", "cleanlab", "scipy"),
     *("fsspec", "cv2", "simplejpeg", "optuna", "captum"),
+    *("onnx", "onnxruntime", "openvino", "nncf", "torchao", "executorch", "coremltools"),
 )
 
 

@@ -49,12 +49,12 @@ def evaluate(
     """
     bundle = load_bundle(folder)
     if data is None:
-        source, what = _own_images(Run(folder), split or "test")
+        source, what = own_images(Run(folder), split or "test")
         config = Run(folder).read_config()
     else:
-        source, what = _other_images(data, columns, split)
+        source, what = other_images(data, columns, split)
         config = make_config({"data": {"source": data}})
-    source = _for_model(source, bundle, what, display)
+    source = match_model(source, bundle, what, display)
     with display.bar("checking images", len(source.labels)) as advance:
         found = audit(source, keep_below=0, progress=advance)
     unreadable = {source.name(index): reason for index, reason in found.broken.items()}
@@ -64,7 +64,7 @@ def evaluate(
         raise DataError(f"none of the {len(source.labels)} images of {what} can be read")
     if bundle.task == "multi" and not source.labels.targets[found.usable].any():
         raise DataError(f"none of the {len(found.usable)} images of {what} has a class: there is nothing to score")
-    loader = evaluation_loader(source, found.usable, bundle.preprocess, _with_small_batches(config))
+    loader = evaluation_loader(source, found.usable, bundle.preprocess, with_small_batches(config))
     answers = collect(bundle, loader, source, found, device=pick(device), display=display)
     result = replace(evaluate_answers(answers, bundle.about, what), unreadable=unreadable)
     if not robustness:
@@ -75,7 +75,7 @@ def evaluate(
     return replace(result, robustness=measured)
 
 
-def _for_model(source: Source, bundle: Bundle, what: str, display: Display) -> Source:
+def match_model(source: Source, bundle: Bundle, what: str, display: Display) -> Source:
     """The same images with the labels as positions in the classes of the model."""
     labels = source.labels
     if labels.task == "multi" and bundle.task == "single":
@@ -86,7 +86,8 @@ def _for_model(source: Source, bundle: Bundle, what: str, display: Display) -> S
     return _Relabelled(source, _match(labels, bundle.classes))
 
 
-def _own_images(run: Run, role: str) -> tuple[Source, str]:
+def own_images(run: Run, role: str) -> tuple[Source, str]:
+    """The images of a role of a run, and what they are in words."""
     config = run.read_config()
     source = open_source(config.data.source, columns_of(config.data))
     roles, gone = read_roles(run.data, source)
@@ -99,7 +100,8 @@ def _own_images(run: Run, role: str) -> tuple[Source, str]:
     return Subset(source, chosen), f"{role} images of {config.data.source}"
 
 
-def _other_images(data: str, columns: Columns, split: str | None) -> tuple[Source, str]:
+def other_images(data: str, columns: Columns, split: str | None) -> tuple[Source, str]:
+    """The images of a split, by default test, or else val, or else all; and what they are in words."""
     source = open_source(data, columns)
     present = [name for name in ("test", "val", "train") if (source.labels.splits == name).any()]
     if split is not None and split not in present:
@@ -152,5 +154,6 @@ class _Relabelled:
         self.read, self.decode = source.read, source.decode
 
 
-def _with_small_batches(config: Config) -> Config:
+def with_small_batches(config: Config) -> Config:
+    """The same configuration, for evaluation of images of any number."""
     return config.replace(train={"batch_size": 32})

@@ -15,9 +15,9 @@ from linnaeus.core.batch import Loader
 from linnaeus.core.classifier import Classifier
 from linnaeus.core.errors import EnvironmentFault, RequestError
 from linnaeus.core.files import load_tensors, save_tensors
+from linnaeus.core.fold import folded
 from linnaeus.data.loader import watched_workers
 from linnaeus.engine.evaluate import evaluate
-from linnaeus.engine.fold import folded
 from linnaeus.engine.loss import LOSSES
 from linnaeus.engine.probe import Examples, Gathered, Head, fit_head
 from linnaeus.engine.step import State

@@ -18,10 +18,10 @@ from linnaeus.app.prepare import Prepared
 from linnaeus.app.progress import Display
 from linnaeus.core.device import describe, synchronize
 from linnaeus.core.errors import EnvironmentFault, RequestError
+from linnaeus.core.fold import folded
 from linnaeus.data.decode import UnreadableImage
 from linnaeus.data.loader import watched_workers
 from linnaeus.deploy.bundle import Bundle
-from linnaeus.engine.fold import folded
 from linnaeus.engine.ridge import fit_ridge
 from linnaeus.metrics.compare import compare_answers
 from linnaeus.metrics.intervals import wilson

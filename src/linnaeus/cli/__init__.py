@@ -12,6 +12,7 @@ import typer
 from linnaeus import __version__
 from linnaeus.cli.data import data_app
 from linnaeus.cli.explain import explain
+from linnaeus.cli.export import export
 from linnaeus.cli.inspect import demo, doctor, models
 from linnaeus.cli.recipes import recipes
 from linnaeus.cli.report import report
@@ -30,7 +31,7 @@ app = typer.Typer(
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (doctor, train, resume, tune, evaluate, predict, explain, benchmark, report, models, demo):
+for command in (doctor, train, resume, tune, evaluate, predict, explain, export, benchmark, report, models, demo):
     app.command()(command)
 app.add_typer(data_app)
 app.add_typer(recipes, name="recipes")

@@ -8,8 +8,7 @@
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
-from itertools import islice
+from functools import partial
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -21,13 +20,12 @@ from linnaeus.core.classifier import Classifier
 from linnaeus.core.errors import DataError, EnvironmentFault, RequestError
 from linnaeus.core.files import load_tensors, read_json, save_tensors, write_json
 from linnaeus.core.preprocess import Preprocess
-from linnaeus.core.runtime import Task
-from linnaeus.data.decode import ImageLike, UnreadableImage, load_image
-from linnaeus.deploy.prediction import Limits, Prediction, Row
+from linnaeus.data.decode import ImageLike
+from linnaeus.deploy.labelling import Labelling, read_rows
+from linnaeus.deploy.prediction import Prediction, Row
 from linnaeus.deploy.views import average_views
 from linnaeus.metrics.calibrate import Calibration
 from linnaeus.metrics.novelty import familiarity
-from linnaeus.metrics.selective import confidence
 from linnaeus.models import create_model
 
 KIND, VERSION = "linnaeus-model", 2  # 2: vector scaling, thresholds of confidence, several views of an image
@@ -41,12 +39,10 @@ class Bundle:
         self.model = model.eval()
         self.about = about
         self.preprocess = preprocess.eval()
-        self.classes: tuple[str, ...] = tuple(about["classes"])
-        self.task: Task = about["task"]
+        self.labelling = Labelling(about)
+        self.classes, self.task = self.labelling.classes, self.labelling.task
         self.calibration = Calibration.from_json(about["calibration"])
-        self._thresholds = torch.tensor(about["thresholds"], dtype=torch.float64) if self.task == "multi" else None
-        self._limits = Limits.from_json(about.get("confidence", {}))
-        self._tta: str = about.get("tta", {"views": "none"})["views"]
+        self.tta: str = about.get("tta", {"views": "none"})["views"]
 
     @property
     def device(self) -> torch.device:
@@ -72,7 +68,7 @@ class Bundle:
 
         Where the model looks at several views of an image (`deploy/views.py`), the mean of theirs.
         """
-        return average_views(self.model, self.preprocess(images.to(self.device)), self._tta)
+        return average_views(self.model, self.preprocess(images.to(self.device)), self.tta)
 
     @torch.inference_mode()
     def logits(self, images: Tensor) -> Tensor:
@@ -84,7 +80,7 @@ class Bundle:
 
         Each is in [0, 1]. Where an image has exactly one class, a row sums to 1.
         """
-        return self._activate(self.logits(images)).cpu()
+        return self.labelling.activate(self.logits(images)).cpu()
 
     def predict(self, images: Sequence[ImageLike], *, top: int = 5, batch_size: int = 32) -> list[Prediction]:
         """Classifies images, one prediction for each, in order.
@@ -102,13 +98,7 @@ class Bundle:
 
     def rows(self, images: Iterable[ImageLike], *, top: int = 5, batch_size: int = 32) -> Iterator[Row]:
         """As `stream`, with the embeddings and all probabilities, of the same forward pass."""
-        source = iter(images)
-        while chunk := list(islice(source, batch_size)):
-            fitted = [_try_fit(self.preprocess, image) for image in chunk]
-            good = [image for image in fitted if isinstance(image, Tensor)]
-            computed = iter(self._rows(torch.stack(good), top) if good else ())
-            for image in fitted:
-                yield next(computed) if isinstance(image, Tensor) else Row(_failed(image))
+        return read_rows(images, self.preprocess, partial(self._rows, top=top), batch_size=batch_size)
 
     def embed(self, images: Sequence[ImageLike], *, batch_size: int = 32) -> Tensor:
         """(N, D) float32 on the CPU: what the head classifies, one row for each image, in order.
@@ -139,44 +129,14 @@ class Bundle:
             logits: Tensor = self.model.head(features if view is prepared else self.model.features(view))
             return logits
 
-        return features.float(), average_views(logits_of, prepared, self._tta)
-
-    def _activate(self, logits: Tensor) -> Tensor:
-        return logits.softmax(1) if self.task == "single" else logits.sigmoid()
+        return features.float(), average_views(logits_of, prepared, self.tta)
 
     def _rows(self, images: Tensor, top: int) -> Iterator[Row]:
         embeddings, raw = self._embeddings_and_logits(images)
-        familiar = familiarity(raw, several=self.task == "multi").tolist()
-        probabilities = self._activate(self.calibration.apply(raw)).cpu()
-        sure = confidence(probabilities, self._thresholds).tolist()
-        for row, embedding in enumerate(embeddings.cpu()):
-            prediction = self._prediction(probabilities[row], top)
-            abstained, unfamiliar = sure[row] <= self._limits.sureness, familiar[row] < self._limits.familiarity
-            prediction = replace(prediction, abstained=abstained, unfamiliar=unfamiliar)
-            if abstained:
-                prediction = replace(prediction, label="", labels=())
-            yield Row(prediction, embedding, probabilities[row])
-
-    def _prediction(self, probabilities: Tensor, top: int) -> Prediction:
-        values, indices = probabilities.topk(min(top, len(self.classes)))
-        pairs = tuple((self.classes[i], p) for i, p in zip(indices.tolist(), values.tolist(), strict=True))
-        labels = pairs[:1] if self._thresholds is None else self._above(probabilities, self._thresholds)
-        label = "|".join(name for name, _ in labels)
-        return Prediction(label, pairs[0][1], pairs, labels=labels, candidates=self._candidates(probabilities))
-
-    def _candidates(self, probabilities: Tensor) -> tuple[str, ...]:
-        """The most probable class, and all that reach the threshold of sets, the most probable first."""
-        if self._limits.candidates is None:
-            return ()
-        order = probabilities.argsort(descending=True, stable=True).tolist()
-        values = probabilities.tolist()
-        return tuple(self.classes[k] for i, k in enumerate(order) if i == 0 or values[k] >= self._limits.candidates)
-
-    def _above(self, probabilities: Tensor, thresholds: Tensor) -> tuple[tuple[str, float], ...]:
-        """The classes that reach their thresholds, the most probable first."""
-        values = probabilities.tolist()
-        said = (probabilities.double() >= thresholds).nonzero()[:, 0].tolist()
-        return tuple((self.classes[k], values[k]) for k in sorted(said, key=lambda k: (-values[k], k)))
+        familiar = familiarity(raw, several=self.task == "multi").cpu()
+        probabilities = self.labelling.activate(self.calibration.apply(raw)).cpu()
+        predictions = self.labelling.predictions(probabilities, familiar, top)
+        yield from map(Row, predictions, embeddings.cpu(), probabilities)
 
 
 def save_bundle(folder: Path, bundle: Bundle) -> None:
@@ -227,17 +187,3 @@ def build_model(architecture: Mapping[str, Any]) -> Classifier:
         image_size=architecture["image_size"],
         **architecture["options"],
     )
-
-
-def _try_fit(preprocess: Preprocess, image: ImageLike) -> Tensor | str:
-    """The prepared image, or the reason why there is none."""
-    try:
-        return preprocess.fit(load_image(image))
-    except UnreadableImage as error:
-        return str(error)
-    except OSError as error:
-        return f"cannot be read ({error.strerror or error})"
-
-
-def _failed(reason: str) -> Prediction:
-    return Prediction("", 0.0, (), reason)

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from linnaeus.engine.fold import TOLERANCE, folded
+from linnaeus.core.fold import TOLERANCE, folded
 from linnaeus.models import create_model
 
 

@@ -1,0 +1,65 @@
+"""ExecuTorch with XNNPACK: one small file for phones and small devices, run here through its Python runtime."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.export import Dim, export
+
+from linnaeus.deploy.coverage import State
+from linnaeus.deploy.formats import pt2e
+from linnaeus.deploy.formats.base import Job, Pixels, Run, Unrunnable, first_line, quiet
+from linnaeus.deploy.graph import MOST, capture
+
+FILE = "model.pte"
+
+
+def write(job: Job, folder: Path) -> Mapping[str, State]:
+    """Writes `model.pte`."""
+    from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
+    from executorch.exir import to_edge_transform_and_lower
+
+    states: Mapping[str, State] = {}
+    with quiet(), torch.no_grad():
+        if job.precision == "int8":
+            graph, states = pt2e.quantize(job, _quantizer(job), job.batch)
+            shapes = None if job.batch else ({0: Dim("batch", min=1, max=MOST)},)
+            program = export(graph, (job.graph.example(job.batch),), dynamic_shapes=shapes)
+        else:
+            program = capture(job.graph, job.batch)
+        lowered = to_edge_transform_and_lower(program, partitioner=[XnnpackPartitioner()]).to_executorch()
+    (folder / FILE).write_bytes(lowered.buffer)
+    return states
+
+
+def _quantizer(job: Job) -> object:
+    from executorch.backends.xnnpack.quantizer.xnnpack_quantizer import (
+        XNNPACKQuantizer,
+        get_symmetric_quantization_config,
+    )
+
+    quantizer = XNNPACKQuantizer().set_global(get_symmetric_quantization_config(is_per_channel=True))
+    for name in sorted(job.keep_float):
+        quantizer.set_module_name(f"network.{name}", None)
+    return quantizer
+
+
+def open_model(folder: Path, _precision: str) -> Run:
+    """The program's one method."""
+    from executorch.runtime import Runtime
+
+    try:
+        method = Runtime.get().load_program(folder / FILE).load_method("forward")
+    except RuntimeError as error:
+        raise Unrunnable(f"{folder / FILE}: ExecuTorch cannot load it: {first_line(error)}") from None
+
+    def run(images: Pixels) -> NDArray[np.float32]:
+        try:
+            found: NDArray[np.float32] = method.execute([torch.from_numpy(images)])[0].numpy()
+        except RuntimeError as error:
+            raise Unrunnable(f"{len(images)} images at once: ExecuTorch stopped: {first_line(error)}") from None
+        return found
+
+    return run

@@ -1,0 +1,80 @@
+"""The network as it is exported: pixels in, calibrated probabilities out, and nothing of Linnaeus left to install."""
+
+from copy import deepcopy
+
+import torch
+from torch import Tensor, nn
+from torch.export import Dim, ExportedProgram, export
+
+from linnaeus.core.fold import folded
+from linnaeus.deploy.bundle import Bundle
+from linnaeus.deploy.views import average_views
+
+EXAMPLES = 20
+"""Images at capture: ExecuTorch takes 16 and fewer for a bound on what may come."""
+MOST = 1024
+"""Images at once, at most, where any number may come."""
+
+
+class Graph(nn.Module):
+    """(B, S, S, C) uint8 -> (B, K) float32 probabilities.
+
+    Normalisation, the views of test-time augmentation, calibration and softmax or sigmoid are inside. The order of the
+    axes is that of a decoded image, so that whoever calls it has nothing to turn round. Batch normalisation is folded
+    into the convolutions; the sub-modules of `network` keep the names of the network's.
+
+    Attributes:
+        side, channels: S and C.
+        several: whether an image may have several classes.
+    """
+
+    factor: Tensor
+    offset: Tensor
+
+    def __init__(self, bundle: Bundle) -> None:
+        super().__init__()
+        self.side, self.channels = bundle.preprocess.geometry.image_size, bundle.preprocess.channels
+        self.preprocess = deepcopy(bundle.preprocess).cpu()
+        noise = torch.randint(0, 256, (2, self.channels, self.side, self.side), dtype=torch.uint8)
+        self.network = folded(deepcopy(bundle.model).cpu(), self.preprocess(noise))
+        self._views, self.several = bundle.tta, bundle.task == "multi"
+        calibration = bundle.calibration
+        factor = calibration.scale if calibration.method == "vector" else (1 / calibration.temperature,)
+        self.register_buffer("factor", torch.tensor(factor))
+        self.register_buffer("offset", torch.tensor(calibration.bias if calibration.method == "vector" else (0.0,)))
+        self.computes_in = torch.float32
+        self.eval().requires_grad_(False)
+
+    def narrowed(self, dtype: torch.dtype) -> "Graph":
+        """A copy whose network computes in `dtype`; normalisation and what follows the logits stay in float32."""
+        copy = deepcopy(self)
+        copy.network.to(dtype)
+        copy.computes_in = dtype
+        return copy
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(B, S, S, C) uint8 -> (B, K) float32."""
+        prepared = self.preprocess(images.permute(0, 3, 1, 2))  # (B, S, S, C) -> (B, C, S, S)
+        logits = average_views(self._logits, prepared, self._views)
+        calibrated = logits * self.factor + self.offset
+        return calibrated.sigmoid() if self.several else calibrated.softmax(1)
+
+    def _logits(self, prepared: Tensor) -> Tensor:
+        logits: Tensor = self.network(prepared.to(self.computes_in))
+        return logits
+
+    def example(self, batch: int | None) -> Tensor:
+        """(B, S, S, C) uint8 of random pixels; `EXAMPLES` images where any number may come."""
+        shape = (batch or EXAMPLES, self.side, self.side, self.channels)
+        return torch.randint(0, 256, shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+
+
+def capture(graph: Graph, batch: int | None) -> ExportedProgram:
+    """The operations of a graph, without its Python code.
+
+    Args:
+        batch: images at once; None for any number from 1 to `MOST`.
+    """
+    shapes = None if batch else ({0: Dim("batch", min=1, max=MOST)},)
+    with torch.no_grad():
+        return export(graph, (graph.example(batch),), dynamic_shapes=shapes)

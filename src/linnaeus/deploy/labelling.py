@@ -1,0 +1,102 @@
+"""From image files to predictions, for whatever gives the probabilities: a network in memory or an artefact."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
+from itertools import islice
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from linnaeus.core.preprocess import Preprocess
+from linnaeus.core.runtime import Task
+from linnaeus.data.decode import ImageLike, UnreadableImage, load_image
+from linnaeus.deploy.prediction import Limits, Prediction, Row
+from linnaeus.metrics.selective import confidence
+
+
+class Labelling:
+    """What the probabilities of an image mean, as `model.json` says: its label, or that the classifier is not sure.
+
+    Attributes:
+        task: whether an image has exactly one class.
+        classes: the K names, in the order of the probabilities.
+    """
+
+    def __init__(self, about: Mapping[str, Any]) -> None:
+        """`about` is the content of `model.json`."""
+        self.task: Task = about["task"]
+        self.classes: tuple[str, ...] = tuple(about["classes"])
+        self._thresholds = torch.tensor(about["thresholds"], dtype=torch.float64) if self.task == "multi" else None
+        self._limits = Limits.from_json(about.get("confidence", {}))
+
+    def activate(self, logits: Tensor) -> Tensor:
+        """(B, K) calibrated logits -> (B, K) probabilities."""
+        return logits.softmax(1) if self.task == "single" else logits.sigmoid()
+
+    def predictions(self, probabilities: Tensor, familiar: Tensor | None, top: int) -> Iterator[Prediction]:
+        """One for each image.
+
+        Args:
+            probabilities: (B, K) float32 on the CPU.
+            familiar: (B,) of `metrics/novelty.py`; None where it is not known, and no image is called unfamiliar.
+            top: how many classes to name.
+        """
+        sure = confidence(probabilities, self._thresholds).tolist()
+        for row, own in enumerate(probabilities):
+            abstained = sure[row] <= self._limits.sureness
+            unfamiliar = familiar is not None and bool(familiar[row] < self._limits.familiarity)
+            prediction = replace(self._prediction(own, top), abstained=abstained, unfamiliar=unfamiliar)
+            yield replace(prediction, label="", labels=()) if abstained else prediction
+
+    def _prediction(self, probabilities: Tensor, top: int) -> Prediction:
+        values, indices = probabilities.topk(min(top, len(self.classes)))
+        pairs = tuple((self.classes[i], p) for i, p in zip(indices.tolist(), values.tolist(), strict=True))
+        labels = pairs[:1] if self._thresholds is None else self._above(probabilities, self._thresholds)
+        label = "|".join(name for name, _ in labels)
+        return Prediction(label, pairs[0][1], pairs, labels=labels, candidates=self._candidates(probabilities))
+
+    def _candidates(self, probabilities: Tensor) -> tuple[str, ...]:
+        """The most probable class, and all that reach the threshold of sets, the most probable first."""
+        if self._limits.candidates is None:
+            return ()
+        order = probabilities.argsort(descending=True, stable=True).tolist()
+        values = probabilities.tolist()
+        return tuple(self.classes[k] for i, k in enumerate(order) if i == 0 or values[k] >= self._limits.candidates)
+
+    def _above(self, probabilities: Tensor, thresholds: Tensor) -> tuple[tuple[str, float], ...]:
+        """The classes that reach their thresholds, the most probable first."""
+        values = probabilities.tolist()
+        said = (probabilities.double() >= thresholds).nonzero()[:, 0].tolist()
+        return tuple((self.classes[k], values[k]) for k in sorted(said, key=lambda k: (-values[k], k)))
+
+
+def read_rows(
+    images: Iterable[ImageLike],
+    preprocess: Preprocess,
+    rows_of: Callable[[Tensor], Iterable[Row]],
+    *,
+    batch_size: int,
+) -> Iterator[Row]:
+    """A row for each image, in order, a batch at a time; one that cannot be read has a prediction with its `error`.
+
+    Args:
+        rows_of: (B, C, S, S) uint8, as `preprocess.fit` makes them -> B rows.
+    """
+    source = iter(images)
+    while chunk := list(islice(source, batch_size)):
+        fitted = [_try_fit(preprocess, image) for image in chunk]
+        good = [image for image in fitted if isinstance(image, Tensor)]
+        computed = iter(rows_of(torch.stack(good)) if good else ())
+        for image in fitted:
+            yield next(computed) if isinstance(image, Tensor) else Row(Prediction("", 0.0, (), image))
+
+
+def _try_fit(preprocess: Preprocess, image: ImageLike) -> Tensor | str:
+    """The prepared image, or the reason why there is none."""
+    try:
+        return preprocess.fit(load_image(image))
+    except UnreadableImage as error:
+        return str(error)
+    except OSError as error:
+        return f"cannot be read ({error.strerror or error})"

@@ -1,0 +1,89 @@
+"""Quantization that stops where it would hurt: layers that bear it badly go back to floating point, the worst first."""
+
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from linnaeus.deploy.coverage import State
+from linnaeus.deploy.formats.base import Format, Job, Run, Unchanged, by_size
+from linnaeus.deploy.gate import LOSS_RISE, Held, Limits, Score, measure
+
+GIVEN_BACK = (0, 1, 2, 4, 8, 16)
+"""Layers in floating point in one try after another."""
+SHARE = 0.5
+"""Of what may be lost, on the images that choose: on others it is more."""
+LARGE = 32
+
+
+@dataclass(frozen=True)
+class Try:
+    """One way to quantize.
+
+    Attributes:
+        kept: layers that stayed in floating point.
+        score: on the images that choose.
+    """
+
+    kept: tuple[str, ...]
+    score: Score
+
+
+@dataclass(frozen=True)
+class Quantized:
+    """The last of the tries, whose files are in the folder.
+
+    Attributes:
+        states: what became of each layer.
+    """
+
+    states: Mapping[str, State]
+    tries: tuple[Try, ...]
+
+
+def write_within(
+    form: Format, job: Job, folder: Path, *, held: Held, limits: Limits, worst: Callable[[], list[str]]
+) -> Quantized:
+    """Writes a quantized artefact that keeps within the limits on images that were not trained on.
+
+    Where none does, the last try is left; the gate judges it on other images.
+
+    Args:
+        folder: empty; what a try leaves in it is removed before the next.
+        held: images that choose.
+        worst: the layers, the worst first; called when it is needed.
+
+    Raises:
+        Unchanged: if no layer was quantized.
+    """
+    tries: list[Try] = []
+    states: Mapping[str, State] = {}
+    for number in GIVEN_BACK:
+        kept = tuple(worst()[:number]) if number else ()
+        if len(kept) < number:
+            break
+        shutil.rmtree(folder)
+        folder.mkdir()
+        states = form.write(replace(job, keep_float=frozenset(kept)), folder)
+        if all(state == "float" for state in states.values()):
+            raise Unchanged(f"'{job.precision}' changes no layer of this network: nothing would be smaller or faster")
+        run = form.open(folder, job.precision)
+        tries.append(Try(kept, _score(run if job.batch is None else by_size({job.batch: run}), held)))
+        if _is_within(tries[-1].score, limits):
+            break
+    return Quantized(states, tuple(tries))
+
+
+def _score(run: Run, held: Held) -> Score:
+    parts = np.split(held.images, range(LARGE, len(held), LARGE))
+    return measure(held, np.concatenate([np.array(run(np.ascontiguousarray(part))) for part in parts]))
+
+
+def _is_within(score: Score, limits: Limits) -> bool:
+    return (
+        -100 * score.change.value <= SHARE * limits.max_drop
+        and 1 - score.agreement.value <= SHARE * (1 - limits.min_agreement)
+        and score.loss_change.value <= SHARE * LOSS_RISE
+    )
