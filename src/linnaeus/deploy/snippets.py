@@ -135,7 +135,7 @@ _JS_ONE = """  const best = found.indexOf(Math.max(...found));
 _JS_SEVERAL = """  const said = about.classes.filter((_, k) => found[k] >= about.thresholds[k]);
   console.log(`${path}\\t${said.join("|")}`);"""
 
-_CPP = Template("""// The probabilities of one prepared image, by ONNX Runtime in C++. `linnaeus export` has not compiled it.
+_CPP = Template("""// The probabilities of one prepared image, by ONNX Runtime. `linnaeus export` has not compiled this:
 //     g++ -std=c++17 predict.cpp -I onnxruntime/include -L onnxruntime/lib -lonnxruntime -o predict
 //     ./predict model.onnx < pixels      $side x $side x $channels bytes, row by row; classes are in artefact.json
 #include <onnxruntime_cxx_api.h>
