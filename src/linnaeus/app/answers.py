@@ -19,6 +19,7 @@ from linnaeus.core.runtime import Task
 from linnaeus.data.doctor import Audit
 from linnaeus.data.loader import watched_workers
 from linnaeus.data.sources import Source
+from linnaeus.deploy.artefact import Artefact
 from linnaeus.deploy.bundle import Bundle
 from linnaeus.engine.evaluate import Parts, evaluate
 from linnaeus.metrics.outputs import Outputs
@@ -62,9 +63,11 @@ class Answers:
 
 
 def collect(
-    bundle: Bundle, loader: Loader, source: Source, audit: Audit, *, device: torch.device, display: Display
+    bundle: Bundle | Artefact, loader: Loader, source: Source, audit: Audit, *, device: torch.device, display: Display
 ) -> Answers:
     """Asks a model, as it is used but without its calibration, about every image that `loader` brings.
+
+    What an artefact says is calibrated already, as its `about` says.
 
     Args:
         source, audit: of the positions that the batches of `loader` have.

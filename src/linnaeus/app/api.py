@@ -9,7 +9,8 @@ from linnaeus.app.progress import Display
 from linnaeus.app.recipes import over_finetune
 from linnaeus.app.run import Run
 from linnaeus.app.train import train as run_training
-from linnaeus.deploy.bundle import Bundle, load_bundle
+from linnaeus.deploy.artefact import Artefact, load_runtime
+from linnaeus.deploy.bundle import Bundle
 
 
 def train(
@@ -49,10 +50,10 @@ def train(
     return run_training(make_config(over_finetune(content)), out=folder, display=Display(quiet=quiet))
 
 
-def load(path: str | PathLike[str]) -> Bundle:
-    """Loads a finished run or the model folder of one.
+def load(path: str | PathLike[str]) -> Bundle | Artefact:
+    """Loads a finished run, the model folder of one, or an artefact of `linnaeus export`; each has `predict`.
 
     Raises:
         LinnaeusError: if there is none, or it is damaged.
     """
-    return load_bundle(Path(path))
+    return load_runtime(Path(path))

@@ -20,7 +20,8 @@ from linnaeus.data.doctor import audit
 from linnaeus.data.sources import Columns, Labels, Source, open_source
 from linnaeus.data.sources.labels import SEPARATORS
 from linnaeus.data.sources.subset import Subset
-from linnaeus.deploy.bundle import Bundle, load_bundle
+from linnaeus.deploy.artefact import Artefact, load_runtime
+from linnaeus.deploy.bundle import Bundle
 
 
 def evaluate(
@@ -33,10 +34,12 @@ def evaluate(
     display: Display,
     robustness: bool = False,
 ) -> Evaluation:
-    """Scores a run or a model on `data`, or a run on its own test images.
+    """Scores a run, a model or an artefact on `data`, or a run or its artefact on the run's own test images.
+
+    An artefact is first asked about its golden samples.
 
     Args:
-        folder: of a run, or of a model where `data` is given.
+        folder: of a run; of an artefact in its run; or, where `data` is given, of any model or artefact.
         data: as for training; its classes are matched to the model's by name.
         columns: of `data`, where it is a table.
         split: which split of `data`; by default test, or val, or all images where it has no splits.
@@ -47,7 +50,9 @@ def evaluate(
             one, or there is no such split.
         DataError: if no image can be read, or none has a class.
     """
-    bundle = load_bundle(folder)
+    bundle = load_runtime(folder)
+    if isinstance(bundle, Artefact):
+        folder = _check_artefact(bundle, robustness, display)
     if data is None:
         source, what = own_images(Run(folder), split or "test")
         config = Run(folder).read_config()
@@ -67,7 +72,7 @@ def evaluate(
     loader = evaluation_loader(source, found.usable, bundle.preprocess, with_small_batches(config))
     answers = collect(bundle, loader, source, found, device=pick(device), display=display)
     result = replace(evaluate_answers(answers, bundle.about, what), unreadable=unreadable)
-    if not robustness:
+    if not robustness or isinstance(bundle, Artefact):
         return result
     measured = measure_robustness(bundle, source, found.usable, images=what, display=display)
     if data is None and split in (None, "test"):
@@ -75,7 +80,16 @@ def evaluate(
     return replace(result, robustness=measured)
 
 
-def match_model(source: Source, bundle: Bundle, what: str, display: Display) -> Source:
+def _check_artefact(artefact: Artefact, robustness: bool, display: Display) -> Path:
+    """Whether it works on this machine; and the folder of the run that it lies in, if it still does."""
+    if robustness:
+        raise RequestError("--robustness is measured of a network, not of an artefact: give the run")
+    gap = artefact.check_golden()
+    display.say(f"its golden samples give what they gave at export (largest difference of a probability {gap:.1g})")
+    return artefact.folder.resolve().parent.parent
+
+
+def match_model(source: Source, bundle: Bundle | Artefact, what: str, display: Display) -> Source:
     """The same images with the labels as positions in the classes of the model."""
     labels = source.labels
     if labels.task == "multi" and bundle.task == "single":

@@ -3,13 +3,14 @@
 import glob
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import IO
 from zipfile import ZipFile
 
 import numpy as np
+import torch
 
 from linnaeus.app.answers import answers_file, load_answers
 from linnaeus.app.progress import Display
@@ -18,7 +19,8 @@ from linnaeus.core.device import pick
 from linnaeus.core.errors import DataError, RequestError
 from linnaeus.core.files import atomic
 from linnaeus.data.decode import EXTENSIONS
-from linnaeus.deploy.bundle import Bundle, load_bundle
+from linnaeus.deploy.artefact import Artefact, load_runtime
+from linnaeus.deploy.bundle import Bundle
 from linnaeus.deploy.prediction import Prediction, Row
 
 Add = Callable[[str, Row], None]
@@ -37,29 +39,38 @@ def predict(
     """Yields (path, prediction) for every image, in order; one that cannot be read has its `error` set.
 
     Args:
-        folder: of a run or a model.
+        folder: of a run, a model or an artefact.
         images: files, folders (searched at any depth) and glob patterns.
         min_accuracy: wished among the images that get an answer; by default what the run was trained for.
         embeddings: a file to write as well, see `write_embeddings`; it is there once the last prediction is taken.
 
     Raises:
-        RequestError: if there is no model, a pattern matches nothing, `embeddings` cannot be the name of a new file, or
-            the accuracy cannot be promised.
+        RequestError: if there is no model, an artefact is asked for what only a network gives, a pattern matches
+            nothing, `embeddings` cannot be the name of a new file, or the accuracy cannot be promised.
         DataError: if a folder holds no images.
     """
     if embeddings is not None:
         _check_target(embeddings)
-    bundle = load_bundle(folder)
+    classifier = load_runtime(folder)
     if min_accuracy is not None:
-        bundle = _promising(bundle, folder, min_accuracy, display)
-    bundle.to(pick(device))
+        classifier = _promising(_network(classifier, "--min-accuracy"), folder, min_accuracy, display)
+    archive: AbstractContextManager[Add] = nullcontext(_ignore)
+    if embeddings is not None:
+        archive = write_embeddings(embeddings, _network(classifier, "--embeddings"))
+    classifier.to(pick(device) if isinstance(classifier, Bundle) or device != "auto" else torch.device("cpu"))
     paths = [path for image in images for path in expand(image)]
-    archive = nullcontext(_ignore) if embeddings is None else write_embeddings(embeddings, bundle)
     with archive as add, display.bar("predicting", len(paths)) as advance:
-        for path, row in zip(map(str, paths), bundle.rows(paths, top=top), strict=True):
+        for path, row in zip(map(str, paths), classifier.rows(paths, top=top), strict=True):
             add(path, row)
             yield path, row.prediction
             advance(1)
+
+
+def _network(classifier: Bundle | Artefact, option: str) -> Bundle:
+    """The classifier, if it is not an artefact."""
+    if isinstance(classifier, Artefact):
+        raise RequestError(f"{option} takes the network, and {classifier.folder} is an artefact: give the run")
+    return classifier
 
 
 def _promising(bundle: Bundle, folder: Path, min_accuracy: float, display: Display) -> Bundle:

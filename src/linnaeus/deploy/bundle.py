@@ -132,7 +132,7 @@ class Bundle:
         return features.float(), average_views(logits_of, prepared, self.tta)
 
     def _rows(self, images: Tensor, top: int) -> Iterator[Row]:
-        embeddings, raw = self._embeddings_and_logits(images)
+        embeddings, raw = self._embeddings_and_logits(images.contiguous())
         familiar = familiarity(raw, several=self.task == "multi").cpu()
         probabilities = self.labelling.activate(self.calibration.apply(raw)).cpu()
         predictions = self.labelling.predictions(probabilities, familiar, top)

@@ -1,7 +1,10 @@
 """From image files to predictions, for whatever gives the probabilities: a network in memory or an artefact."""
 
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from itertools import islice
 from typing import Any
 
@@ -81,15 +84,23 @@ def read_rows(
     """A row for each image, in order, a batch at a time; one that cannot be read has a prediction with its `error`.
 
     Args:
-        rows_of: (B, C, S, S) uint8, as `preprocess.fit` makes them -> B rows.
+        rows_of: (B, C, S, S) uint8, as `preprocess.fit` makes them, in memory pixel by pixel -> B rows.
     """
     source = iter(images)
-    while chunk := list(islice(source, batch_size)):
-        fitted = [_try_fit(preprocess, image) for image in chunk]
-        good = [image for image in fitted if isinstance(image, Tensor)]
-        computed = iter(rows_of(torch.stack(good)) if good else ())
-        for image in fitted:
-            yield next(computed) if isinstance(image, Tensor) else Row(Prediction("", 0.0, (), image))
+    # Decoding and resizing release the interpreter. Not beside the answers: they take all cores themselves, and PyTorch
+    # slows down out of proportion where something else runs on one of them.
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1), initializer=partial(torch.set_num_threads, 1)) as pool:
+        while chunk := list(islice(source, batch_size)):
+            fitted = list(pool.map(partial(_try_fit, preprocess), chunk))
+            good = [image for image in fitted if isinstance(image, Tensor)]
+            computed = iter(rows_of(_stack(good)) if good else ())
+            for image in fitted:
+                yield next(computed) if isinstance(image, Tensor) else Row(Prediction("", 0.0, (), image))
+
+
+def _stack(images: list[Tensor]) -> Tensor:
+    """B times (C, S, S) -> (B, C, S, S) in the order of bytes that the images have after resizing: pixel by pixel."""
+    return torch.stack([image.permute(1, 2, 0) for image in images]).permute(0, 3, 1, 2)
 
 
 def _try_fit(preprocess: Preprocess, image: ImageLike) -> Tensor | str:
