@@ -1,6 +1,7 @@
 """A run ends with its report; it can be written later, without the images too, and never costs a run."""
 
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,11 +10,13 @@ from sklearn.metrics import accuracy_score, f1_score, precision_score, recall_sc
 from linnaeus.app.answers import answers_file, load_answers
 from linnaeus.app.compare import compare
 from linnaeus.app.config import make_config
+from linnaeus.app.exports import Attempt, write_attempts
 from linnaeus.app.progress import Display
-from linnaeus.app.report import read_report, report
+from linnaeus.app.report import read_report, renew_exports, report
 from linnaeus.app.side_by_side import check_page, write_comparison
 from linnaeus.app.train import train
 from linnaeus.core.errors import RequestError
+from linnaeus.deploy.gate import Verdict
 from linnaeus.report.comparison_page import pareto
 
 from .dots import draw_dots
@@ -86,6 +89,35 @@ def test_without_the_images_it_says_so_and_keeps_what_was_known(run, images):
         hidden.rename(images)
     assert told.learning is None
     assert "It needs the images, and they are not there" in (run.folder / "report.html").read_text(encoding="utf-8")
+
+
+def test_a_later_export_is_told_by_report_and_card_and_nothing_else_changes(run, images):
+    before = read_report(run.folder)
+    write_attempts(run.folder, [Attempt("onnx:int8", Verdict("refused", ("it loses 3 points",), None))])
+    hidden = images.rename(images.with_name("hidden"))  # it takes no image
+    try:
+        renew_exports(run.folder, QUIET)
+        told = read_report(run.folder)
+        again = report(run.folder, display=QUIET)[1]
+    finally:
+        hidden.rename(images)
+    assert [each.name for each in told.exports] == ["onnx:int8"]
+    assert replace(told, exports=[]) == before
+    assert "onnx:int8: it loses 3 points" in (run.folder / "report.html").read_text(encoding="utf-8")
+    assert "| onnx:int8 | refused |" in (run.model / "README.md").read_text(encoding="utf-8")
+    assert again.exports == told.exports
+    (run.folder / "exports.json").unlink()
+
+
+def test_an_export_makes_no_report_where_there_is_none(tmp_path):
+    renew_exports(tmp_path, QUIET)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_damaged_report_costs_an_export_no_more_than_a_line(tmp_path, capsys):
+    (tmp_path / "report.json").write_text("{")
+    renew_exports(tmp_path, Display())
+    assert "the report was not renewed" in " ".join(capsys.readouterr().err.split())
 
 
 @pytest.mark.parametrize("fault", [OSError(28, "No space left on device"), ValueError("odd"), RequestError("odd")])

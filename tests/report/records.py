@@ -8,8 +8,9 @@ from linnaeus.app.answers import Answers
 from linnaeus.app.gather import nearby, wishes
 from linnaeus.app.scoring import evaluate_answers
 from linnaeus.metrics.compare import compare_answers
-from linnaeus.metrics.intervals import wilson
+from linnaeus.metrics.intervals import Interval, wilson
 from linnaeus.metrics.slices import Column
+from linnaeus.report.exported import Covered, Exported, Judged
 from linnaeus.report.page import data_uri
 from linnaeus.report.record import Baseline, ClassRow, Counted, LearningCurve, Point, Record, Shown, Speed
 from linnaeus.report.tables import headlines
@@ -45,6 +46,33 @@ def answers(n: int = 600, *, classes: int = 4, sharpen: float = 1.0, dark: float
         np.arange(classes) == truth[:, None],
         {"light": column},
     )
+
+
+def judged(lost: int, gained: int, n: int = 600, gap: float = 0.1) -> Judged:
+    """An artefact that answers so many images otherwise than its network."""
+    before = np.arange(n) >= 60
+    after = before.copy()
+    after[60 : 60 + lost] = False
+    after[:gained] = True
+    return Judged(
+        "test images of photos/",
+        wilson(int(after.sum()), n),
+        compare_answers(before, after).difference,
+        wilson(n - lost - gained, n),
+        gap,
+        Interval(lost / n, lost / n - 0.01, lost / n + 0.01, n),
+    )
+
+
+def exports() -> list[Exported]:
+    """One artefact of each verdict."""
+    covered = Covered(49 / 50, 0.97, 0.62)
+    return [
+        Exported("onnx:f32", "delivered", [], judged(0, 0, gap=2e-6), bytes=13_600_000),
+        Exported("onnx:int8", "warned", ["600 images are too few."], judged(5, 2), covered, ["head"], 3_800_000),
+        Exported("torchscript:tutorial-int8", "refused", ["it loses 5.0 points."], judged(30, 0), covered),
+        Exported("coreml:f16", "not scored", ["Core ML runs on macOS alone."], bytes=6_800_000),
+    ]
 
 
 def record(test: Answers | None = None, **changes) -> Record:
@@ -112,6 +140,7 @@ def record(test: Answers | None = None, **changes) -> Record:
         mistakes=[Shown("a/1.jpg", "test", "class 0", "class 1", 0.01, 0.97, PIXEL, PIXEL)],
         suspects=[],
         learning=LearningCurve("pixels", True, points, wilson(520, 600), [("class 2", 0.04), ("class 1", 0.01)]),
+        exports=exports(),
         speed=Speed(12.3, 15.0, 180.0, 32, "cpu, 2 threads, torch 2.14.1", 11_000_000, 44_800_000),
     )
     return replace(made, **changes)

@@ -7,14 +7,16 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from linnaeus.metrics.intervals import Interval
 from linnaeus.report.card import model_card
 from linnaeus.report.confusion import MOST, worst_classes
+from linnaeus.report.exports import change_in_points
 from linnaeus.report.record import Shown, from_json
 from linnaeus.report.run_page import run_page
 from linnaeus.report.verdict import judge
 from linnaeus.report.words import number
 
-from .records import answers, record
+from .records import answers, exports, record
 from .test_doctor_page import Balance
 
 EMPTY = {"learning": None, "speed": None, "probabilities": None, "slices": [], "mistakes": [], "curves": []}
@@ -89,6 +91,42 @@ def test_what_is_not_all_is_never_rounded_to_all():
 def test_a_record_survives_its_json():
     made = record(answers(dark=0.5))
     assert from_json(json.loads(json.dumps(made.to_json()))) == made
+
+
+def test_every_export_is_told_with_its_verdict_reason_and_interval():
+    page = text_of(run_page(record()))
+    assert "4 artefacts tried: 1 delivered; 1 delivered with a warning; 1 refused; 1 written but not scored." in page
+    assert "on 600 test images of photos/" in page
+    assert "torchscript:tutorial-int8: it loses 5.0 points." in page
+    change = exports()[1].score.change
+    told = f"-0.5 ({100 * change.low:+.1f} to {100 * change.high:+.1f})"
+    assert told in page
+    assert told in model_card(record())
+    assert "98% 97% 62%" in page
+    assert "onnx:int8 keeps in floating point: head" in page
+
+
+def test_a_change_of_nothing_has_no_minus():
+    assert change_in_points(Interval(-0.0001, -0.02, 0.02, 100)) == "+0.0 (-2.0 to +2.0)"
+
+
+def test_without_exports_the_page_names_the_command_and_the_card_is_silent():
+    bare = record(exports=[])
+    assert "None was made. `linnaeus export photos-1" in text_of(run_page(bare))
+    assert "Exported artefacts" not in model_card(bare)
+
+
+def test_export_is_the_next_step_only_once_nothing_is_urgent():
+    done = record(exports=[], learning=None, curves=[])
+    assert [step for step in judge(done).steps if "linnaeus export photos-1" in step]
+    for changes in ({"num_suspects": 3}, {"exports": exports()}, {"curves": record().curves}):
+        assert not [step for step in judge(replace(done, **changes)).steps if "linnaeus export" in step]
+
+
+def test_a_record_from_before_there_were_exports_still_loads():
+    content = record().to_json()
+    del content["exports"]
+    assert from_json(content) == record(exports=[])
 
 
 def test_what_is_absent_is_said_in_a_sentence():

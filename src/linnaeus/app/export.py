@@ -14,6 +14,7 @@ from linnaeus import __version__
 from linnaeus.app.exports import Attempt, read_attempts, write_attempts
 from linnaeus.app.held import HeldImages
 from linnaeus.app.progress import Display
+from linnaeus.app.report import renew_exports
 from linnaeus.core.errors import LinnaeusError, RequestError
 from linnaeus.deploy.artefact import GOLDEN, GOLDEN_GAP, GOLDEN_GAP_REDUCED, golden_gap, open_run, write_about
 from linnaeus.deploy.bundle import Bundle, load_bundle
@@ -84,6 +85,8 @@ class _Source:
 def export(folder: Path, wanted: Wanted, *, data: str | None, display: Display) -> list[Attempt]:
     """Exports a model to each target and judges what comes out; what passes is in `exports/` of the folder.
 
+    The report of a run, if there is one, tells of it too.
+
     Args:
         folder: of a run, or of a model with `data`.
         data: images to judge on instead of the run's test images.
@@ -104,6 +107,7 @@ def export(folder: Path, wanted: Wanted, *, data: str | None, display: Display) 
             display.say(line)
         write_attempts(folder, [*(old for old in read_attempts(folder) if old.name != attempt.name), attempt])
         done.append(attempt)
+    renew_exports(folder, display)
     return done
 
 

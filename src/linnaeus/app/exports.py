@@ -10,6 +10,7 @@ from linnaeus.core.files import read_json, write_json
 from linnaeus.deploy.coverage import Coverage
 from linnaeus.deploy.gate import Score, Verdict
 from linnaeus.metrics.intervals import Interval
+from linnaeus.report.exported import Covered, Exported, Judged
 
 KIND, VERSION = "linnaeus-exports", 1
 FILE = "exports.json"
@@ -76,6 +77,32 @@ def read_attempts(folder: Path) -> list[Attempt]:
     if not (folder / FILE).is_file():
         return []
     return [from_json(each) for each in read_json(folder / FILE, KIND, VERSION)["exports"]]
+
+
+def exported(folder: Path) -> list[Exported]:
+    """What was tried, as a report tells it; nothing where there is no `exports.json`."""
+    return [_told(attempt) for attempt in read_attempts(folder)]
+
+
+def _told(attempt: Attempt) -> Exported:
+    verdict = attempt.verdict
+    return Exported(
+        attempt.name,
+        verdict.outcome,
+        list(verdict.reasons),
+        None if verdict.score is None else _judged(verdict.score),
+        None if attempt.coverage is None else _covered(attempt.coverage),
+        list(attempt.float_layers),
+        attempt.size,
+    )
+
+
+def _judged(score: Score) -> Judged:
+    return Judged(score.images, score.accuracy, score.change, score.agreement, score.gap, score.loss_change)
+
+
+def _covered(coverage: Coverage) -> Covered:
+    return Covered(coverage.layers, coverage.weights, coverage.macs)
 
 
 def exports_table(attempts: list[Attempt]) -> Table:

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from linnaeus.app.answers import Answers, answers_file, load_answers
+from linnaeus.app.exports import exported
 from linnaeus.app.prepare import KIND as FINDINGS_KIND
 from linnaeus.app.prepare import VERSION as FINDINGS_VERSION
 from linnaeus.app.robustness import KIND as ROBUSTNESS_KIND
@@ -120,6 +121,7 @@ def gather(kept: Kept) -> Record:
         suspects=suspects and suspects[:SUSPECTS],
         num_suspects=len(suspects or ()),
         robustness=_robustness(run.folder),
+        exports=exported(run.folder),
         missing={} if suspects is not None else {"suspects": _why_no_suspects(about["task"])},
     )
 

@@ -5,6 +5,7 @@ from collections.abc import Callable, Collection
 from dataclasses import replace
 from pathlib import Path
 
+from linnaeus.app.exports import exported
 from linnaeus.app.gather import Kept, gather, read_run
 from linnaeus.app.measure import with_baselines, with_learning, with_pictures, with_speed
 from linnaeus.app.prepare import Prepared, prepare
@@ -79,6 +80,21 @@ def report(folder: Path, *, device: str = "auto", display: Display) -> tuple[Pat
     else:
         record = _measure(gather(kept), kept, prepared, bundle, until=None, display=display)
     return write_report(run, record), record
+
+
+def renew_exports(folder: Path, display: Display) -> None:
+    """Tells the report of a run, if it has one, of exports that were made since; a fault costs a line and no export.
+
+    All else stays as it was written: an export changes neither the model nor what was measured of it.
+    """
+    run = Run(folder)
+    if not (run.folder / DATA).is_file():
+        return
+    try:
+        record = replace(read_report(run.folder), exports=exported(run.folder))
+        display.say(f"Report: {write_report(run, record)}")
+    except (LinnaeusError, OSError) as error:
+        display.say(f"the report was not renewed ({error}). Write it with:\n  {command_line('report', run.folder)}")
 
 
 def write_report(run: Run, record: Record) -> Path:

@@ -29,7 +29,8 @@ def export(
 
     Formats: torch, aoti, onnx, openvino, executorch, coreml, torchscript; precisions: f32, and by format bf16, f16,
     int8. An artefact takes uint8 images and gives calibrated probabilities; what else its user needs lies beside it,
-    with a program of a screenful. The exit code is 1 if any was refused.
+    with a program of a screenful. The report of the run, and `exports.json`, tell of all that was tried. The exit code
+    is 1 if any was refused.
 
     Examples:
 

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator
 
+from linnaeus.report.exports import WORDS, change_in_points, megabytes
 from linnaeus.report.record import Record
 from linnaeus.report.verdict import judge
 from linnaeus.report.words import counted, exact
@@ -51,6 +52,7 @@ def model_card(record: Record) -> str:
             f"Licence: {record.provenance['licence']}.",
             "",
             *_USE,
+            *_exports(record),
             "## Where it comes from",
             "",
             *(
@@ -95,6 +97,26 @@ def _metadata(record: Record) -> Iterator[str]:
 
 def _list(title: str, lines: list[str]) -> list[str]:
     return [f"## {title}", "", *(f"- {line}" for line in lines), ""] if lines else []
+
+
+def _exports(record: Record) -> list[str]:
+    if not record.exports:
+        return []
+    rows = []
+    for each in record.exports:
+        score = each.score
+        judged = (exact(score.accuracy), change_in_points(score.change)) if score else ("-", "-")
+        rows.append(f"| {each.name} | {WORDS[each.outcome]} | {' | '.join(judged)} | {megabytes(each.bytes)} |")
+    return [
+        "## Exported artefacts",
+        "",
+        "Each was judged by its own runtime, beside this model on the same images.",
+        "",
+        "| artefact | verdict | accuracy (95% interval) | change in points (paired) | MB |",
+        "|---|---|---|---|---|",
+        *rows,
+        "",
+    ]
 
 
 def _classes(record: Record) -> str:

@@ -9,6 +9,7 @@ from linnaeus.metrics.intervals import Interval
 from linnaeus.metrics.probabilities import Probabilities
 from linnaeus.metrics.robustness import Robustness
 from linnaeus.metrics.slices import Slice
+from linnaeus.report.exported import Exported
 
 KIND, VERSION = "linnaeus-report", 1
 
@@ -194,6 +195,7 @@ class Record:
         nearby: what confidences near 0.9 and others are worth.
         wishes: what an accuracy of 90% and others takes.
         robustness: as `evaluate --robustness` has left it.
+        exports: as `export` has left them.
         missing: section -> why there is nothing to show, in a sentence.
         provenance: name -> value, in words.
         calibration, confidence: as `model.json` has them.
@@ -226,6 +228,7 @@ class Record:
     learning: LearningCurve | None = None
     speed: Speed | None = None
     robustness: Robustness | None = None
+    exports: list[Exported] = field(default_factory=list)
     missing: dict[str, str] = field(default_factory=dict)
 
     @property

@@ -4,6 +4,7 @@ from html import escape
 
 from linnaeus.report.confidence import abstention_section, calibration_section
 from linnaeus.report.costs import costs_section, learning_section, measures, provenance_section, robustness_section
+from linnaeus.report.exports import exports_section
 from linnaeus.report.page import bullets, page, paragraph
 from linnaeus.report.record import Record
 from linnaeus.report.results import (
@@ -30,6 +31,7 @@ _CONTENTS = {
     "curves": "Training",
     "data": "Images",
     "costs": "Speed and size",
+    "exports": "Exports",
     "provenance": "Provenance",
 }
 
@@ -52,6 +54,7 @@ def run_page(record: Record) -> str:
         curves_section(record),
         data_section(record),
         costs_section(record),
+        exports_section(record, record.title),
         provenance_section(record),
     ]
     return page(f"Report: {record.title}", "\n".join(parts))

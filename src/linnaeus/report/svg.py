@@ -181,24 +181,33 @@ def _names(lines: Sequence[Line], frame: Frame) -> list[str]:
     return parts
 
 
-def forest(rows: Sequence[tuple[str, Interval, str]], *, says: str, reference: float, form: Format = percent) -> str:
+def forest(
+    rows: Sequence[tuple[str, Interval, str]],
+    *,
+    says: str,
+    reference: float,
+    name: str = "all",
+    form: Format = percent,
+    within: tuple[float, float] = (0, 1),
+) -> str:
     """One row a value, with its interval as a line across, beside a reference drawn through all rows.
 
     Args:
         rows: (name, interval, tone).
-        reference: such as the value of all images.
+        reference: such as the value of all images, and `name` what it is called.
+        within: what the values cannot leave.
     """
     ends = [end for _, interval, _ in rows for end in (interval.low, interval.high)]
     label, row = 168, 22
-    frame = Frame(around([*ends, reference], within=(0, 1)), (0, 1), left=label, right=52, height=row * len(rows) + 34)
+    frame = Frame(around([*ends, reference], within=within), (0, 1), left=label, right=52, height=row * len(rows) + 34)
     base = frame.height - 26
     across, _ = frame.at(reference, 0)
     parts = [f'<line class="whisker quiet" x1="{across:.1f}" x2="{across:.1f}" y1="4" y2="{base}"/>']
-    parts.append(text(across, frame.height - 10, f"all: {form(reference)}", anchor="middle", kind="quiet"))
-    for number, (name, interval, tone) in enumerate(rows):
+    parts.append(text(across, frame.height - 10, f"{name}: {form(reference)}", anchor="middle", kind="quiet"))
+    for number, (own, interval, tone) in enumerate(rows):
         y = number * row + 16
         low, middle, high = (frame.at(value, 0)[0] for value in (interval.low, interval.value, interval.high))
-        parts.append(text(label - 8, y + 4, shorten(name, 24), anchor="end"))
+        parts.append(text(label - 8, y + 4, shorten(own, 25), anchor="end"))
         parts.append(f'<line class="whisker {tone}" x1="{low:.1f}" x2="{high:.1f}" y1="{y}" y2="{y}"/>')
         parts.append(dot(middle, y, tone))
         parts.append(text(WIDTH - 2, y + 4, form(interval.value), anchor="end", kind="quiet"))

@@ -8,7 +8,7 @@ import numpy as np
 
 from linnaeus.metrics.reliability import Bin
 from linnaeus.metrics.scores import most_confused
-from linnaeus.report.record import ClassRow, Nearby, Record
+from linnaeus.report.record import ClassRow, LearningCurve, Nearby, Record
 from linnaeus.report.words import between, counted, number, of_hundred, points
 
 Tone = Literal["good", "fair", "bad"]
@@ -214,24 +214,11 @@ def _robustness_worries(record: Record) -> Iterator[str]:
 
 
 def _steps(record: Record) -> Iterator[str]:
-    if record.num_suspects:
-        yield "Look at the labels that look wrong (data/suspects.csv lists them), correct your data, and train again."
+    urgent = list(_urgent(record))
+    yield from urgent
     curve = record.learning
-    best, told = best_epoch(record), record.curves
-    if best is not None and len(told) > 1 and best is told[-1]:
-        yield "It was still improving when training ended: train longer (a larger --epochs or --duration)."
-    if curve is not None and curve.doubled is not None:
-        gain = curve.doubled.value - curve.points[-1].accuracy
-        first = " and ".join(f"'{name}'" for name, gained in curve.gains[:2] if gained > 0)
-        if gain > WORTHWHILE:
-            whom = "" if curve.is_own else "even to a plain linear model "
-            yield f"Collect more images: twice as many would bring {whom}about {100 * gain:+.1f} points" + (
-                f", first of all to {first}." if first else "."
-            )
-        elif curve.is_own:
-            yield "More images of the same kind would bring little: look at the errors and labels instead."
-    if record.top.high - record.top.low > WIDE:
-        yield "Set more images aside for the test, so that its figures become sharper."
+    if curve is not None and curve.doubled is not None and curve.is_own and _gain(curve) <= WORTHWHILE:
+        yield "More images of the same kind would bring little: look at the errors and labels instead."
     kept = [wish for wish in record.wishes if wish.threshold is not None and wish.coverage is not None]
     if kept and kept[-1].coverage is not None and kept[-1].coverage.value < 1:
         wish = kept[-1]
@@ -240,3 +227,31 @@ def _steps(record: Record) -> Iterator[str]:
             f"Where errors are dear, let it say 'not sure': with --min-accuracy {wish.min_accuracy:g} it answers "
             f"{of_hundred(wish.coverage)} test images, and people the rest."
         )
+    if not urgent and not record.exports and all(baseline.gain.low > 0 for baseline in record.baselines):
+        yield (
+            f"Take it to where it is needed: `linnaeus export {record.title}` writes it for other runtimes, and "
+            "refuses what answers worse there."
+        )
+
+
+def _gain(curve: LearningCurve) -> float:
+    """The accuracy that twice the images would bring."""
+    return 0.0 if curve.doubled is None else curve.doubled.value - curve.points[-1].accuracy
+
+
+def _urgent(record: Record) -> Iterator[str]:
+    """What comes before the model is put to use."""
+    if record.num_suspects:
+        yield "Look at the labels that look wrong (data/suspects.csv lists them), correct your data, and train again."
+    curve = record.learning
+    best, told = best_epoch(record), record.curves
+    if best is not None and len(told) > 1 and best is told[-1]:
+        yield "It was still improving when training ended: train longer (a larger --epochs or --duration)."
+    if curve is not None and _gain(curve) > WORTHWHILE:
+        first = " and ".join(f"'{name}'" for name, gained in curve.gains[:2] if gained > 0)
+        whom = "" if curve.is_own else "even to a plain linear model "
+        yield f"Collect more images: twice as many would bring {whom}about {100 * _gain(curve):+.1f} points" + (
+            f", first of all to {first}." if first else "."
+        )
+    if record.top.high - record.top.low > WIDE:
+        yield "Set more images aside for the test, so that its figures become sharper."
