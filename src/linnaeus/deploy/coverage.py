@@ -77,7 +77,7 @@ def trained_layers(graph: Graph) -> list[Trained]:
 
     def count(module: nn.Module, _: tuple[Tensor, ...], output: Tensor) -> None:
         assert isinstance(module, nn.Conv2d | nn.Linear)
-        places = output[0, 0].numel() if isinstance(module, nn.Conv2d) else output[0].numel() // output.shape[-1]
+        places = output.numel() // output.shape[1 if isinstance(module, nn.Conv2d) else -1]  # of all views of the image
         macs[module] = macs.get(module, 0) + module.weight.numel() * places
 
     with _hooked([module.register_forward_hook(count) for module in layers.values()]):

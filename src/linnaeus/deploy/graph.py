@@ -8,7 +8,7 @@ from torch.export import Dim, ExportedProgram, export
 
 from linnaeus.core.fold import folded
 from linnaeus.deploy.bundle import Bundle
-from linnaeus.deploy.views import average_views
+from linnaeus.deploy.views import views
 
 EXAMPLES = 20
 """Images at capture: ExecuTorch takes 16 and fewer for a bound on what may come."""
@@ -21,7 +21,8 @@ class Graph(nn.Module):
 
     Normalisation, the views of test-time augmentation, calibration and softmax or sigmoid are inside. The order of the
     axes is that of a decoded image, so that whoever calls it has nothing to turn round. Batch normalisation is folded
-    into the convolutions; the sub-modules of `network` keep the names of the network's.
+    into the convolutions; the sub-modules of `network` keep the names of the network's. All views of an image pass the
+    network at once: quantizers see the first call of a layer, and leave others in floating point.
 
     Attributes:
         side, channels: S and C.
@@ -54,14 +55,21 @@ class Graph(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """(B, S, S, C) uint8 -> (B, K) float32."""
-        prepared = self.preprocess(images.permute(0, 3, 1, 2))  # (B, S, S, C) -> (B, C, S, S)
-        logits = average_views(self._logits, prepared, self._views)
-        calibrated = logits * self.factor + self.offset
+        # In order again, or else PyTorch gives averages strides of its own, which no other runtime computes well.
+        prepared = self.preprocess(images.permute(0, 3, 1, 2)).contiguous()  # (B, S, S, C) -> (B, C, S, S)
+        calibrated = self._logits(prepared) * self.factor + self.offset
         return calibrated.sigmoid() if self.several else calibrated.softmax(1)
 
     def _logits(self, prepared: Tensor) -> Tensor:
-        logits: Tensor = self.network(prepared.to(self.computes_in))
-        return logits
+        """(B, C, S, S) float -> (B, K) float32, the mean of all V views."""
+        if self._views == "none":
+            alone: Tensor = self.network(prepared.to(self.computes_in)).float()
+            return alone
+        seen, weights = zip(*views(prepared, self._views), strict=True)
+        together = torch.stack(seen, 1).flatten(0, 1)  # V x (B, ...) -> (B * V, ...)
+        logits = self.network(together.to(self.computes_in)).float()
+        weighted: Tensor = logits.reshape(-1, len(seen), logits.shape[1]) * torch.tensor(weights)[:, None]  # (B, V, K)
+        return weighted.sum(1)
 
     def example(self, batch: int | None) -> Tensor:
         """(B, S, S, C) uint8 of random pixels; `EXAMPLES` images where any number may come."""

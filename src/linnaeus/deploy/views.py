@@ -31,6 +31,8 @@ def average_views(logits_of: Callable[[Tensor], Tensor], images: Tensor, tta: st
     Returns:
         (B, K) float32.
     """
+    if tta == "none":
+        return logits_of(images).float()
     return torch.stack([weight * logits_of(view).float() for view, weight in views(images, tta)]).sum(0)
 
 

@@ -21,11 +21,11 @@ class _FloatPixels(nn.Module):
 
     def __init__(self, graph: Graph) -> None:
         super().__init__()
-        self.graph = graph
+        self.inner = graph  # `graph` is a name of PyTorch's own in what it exports
 
     def forward(self, images: Tensor) -> Tensor:
         """(B, S, S, C) float in [0, 255] -> (B, K) probabilities."""
-        probabilities: Tensor = self.graph(images)
+        probabilities: Tensor = self.inner(images)
         return probabilities
 
 

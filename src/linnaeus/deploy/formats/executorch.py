@@ -18,11 +18,11 @@ FILE = "model.pte"
 
 def write(job: Job, folder: Path) -> Mapping[str, State]:
     """Writes `model.pte`."""
-    from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
-    from executorch.exir import to_edge_transform_and_lower
-
     states: Mapping[str, State] = {}
     with quiet(), torch.no_grad():
+        from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
+        from executorch.exir import to_edge_transform_and_lower
+
         if job.precision == "int8":
             graph, states = pt2e.quantize(job, _quantizer(job), job.batch)
             shapes = None if job.batch else ({0: Dim("batch", min=1, max=MOST)},)
@@ -48,7 +48,8 @@ def _quantizer(job: Job) -> object:
 
 def open_model(folder: Path, _precision: str) -> Run:
     """The program's one method."""
-    from executorch.runtime import Runtime
+    with quiet():
+        from executorch.runtime import Runtime
 
     try:
         method = Runtime.get().load_program(folder / FILE).load_method("forward")

@@ -28,7 +28,7 @@ def open_model(folder: Path, _precision: str) -> Run:
     try:
         with quiet():
             program = torch.export.load(folder / FILE).module()
-    except (RuntimeError, zipfile.BadZipFile, ValueError) as error:
+    except (RuntimeError, zipfile.BadZipFile, ValueError, OSError) as error:
         raise Unrunnable(f"{folder / FILE}: PyTorch cannot load it: {first_line(error)}") from None
 
     def run(images: Pixels) -> NDArray[np.float32]:

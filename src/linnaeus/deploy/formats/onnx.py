@@ -1,9 +1,9 @@
 """ONNX, run by ONNX Runtime."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
+from hashlib import sha256
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 import numpy as np
 import torch
@@ -17,8 +17,10 @@ FILE = "model.onnx"
 OPSET = 20
 BATCH = 16
 """Calibration images at once."""
-QUANTIZED = ("Conv", "Gemm", "MatMul", "Add", "GlobalAveragePool", "AveragePool", "MaxPool", "Relu", "Clip", "Concat")
-"""Operations that may compute in integers; softmax, normalisation and GELU lose too much."""
+WEIGHTED = ("Conv", "Gemm", "MatMul")
+BETWEEN = ("Add", "GlobalAveragePool", "AveragePool", "MaxPool", "Relu", "Clip", "Concat")
+"""What may compute in integers too, between the layers of a convolutional network. In networks with layer normalisation
+a sum of many layers passes by, with a few values far larger than all others, and keeps its floating point."""
 
 
 def write(job: Job, folder: Path) -> Mapping[str, State]:
@@ -31,8 +33,8 @@ def write(job: Job, folder: Path) -> Mapping[str, State]:
         with TemporaryDirectory(prefix="linnaeus-onnx-") as scratch:
             plain = Path(scratch) / FILE
             export(job.graph, job.batch, plain)
-            (_quantize_dynamic if job.precision == "int8-dynamic" else _quantize)(job, plain, folder / FILE)
-        return {name: state for _, name, state in _walk(folder / FILE, weighted(job.graph))}
+            quantize = _quantize_dynamic if job.precision == "int8-dynamic" else _quantize
+            return _states(folder / FILE, quantize(job, plain, folder / FILE))
     return {}
 
 
@@ -55,14 +57,17 @@ def export(graph: Graph, batch: int | None, path: Path) -> None:
     onnx.checker.check_model(path, full_check=True)
 
 
-def _quantize(job: Job, plain: Path, path: Path) -> None:
-    """Static: the ranges of all values from calibration images, weights for each output channel."""
+def _quantize(job: Job, plain: Path, path: Path) -> dict[str, str]:
+    """Static: ranges of all values from calibration images, weights by output channel. Gives `_operations`."""
+    import onnx
     from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
     ready = plain.with_name("ready.onnx")
     with quiet():
         quant_pre_process(plain, ready, skip_symbolic_shape=True)
+        operations = _operations(ready, job.graph)
+        kinds = {node.op_type for node in onnx.load(ready).graph.node}
         quantize_static(
             ready,
             path,
@@ -71,24 +76,27 @@ def _quantize(job: Job, plain: Path, path: Path) -> None:
             per_channel=True,
             activation_type=QuantType.QUInt8,
             weight_type=QuantType.QInt8,
-            op_types_to_quantize=list(QUANTIZED),
-            nodes_to_exclude=_outside(ready, job.keep_float),
+            op_types_to_quantize=[*WEIGHTED, *(() if "LayerNormalization" in kinds else BETWEEN)],
+            nodes_to_exclude=_outside(ready, operations, job.keep_float),
         )
+    return operations
 
 
-def _quantize_dynamic(job: Job, plain: Path, path: Path) -> None:
-    """Weights in 8 bits, and the ranges of what they meet measured as it comes: linear layers only."""
+def _quantize_dynamic(job: Job, plain: Path, path: Path) -> dict[str, str]:
+    """Weights in 8 bits, ranges of what they meet measured as it comes: linear layers only. Gives `_operations`."""
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
     with quiet():
+        operations = _operations(plain, job.graph)
         quantize_dynamic(
             plain,
             path,
             per_channel=True,
             weight_type=QuantType.QInt8,
             op_types_to_quantize=["Gemm", "MatMul"],
-            nodes_to_exclude=_outside(plain, job.keep_float),
+            nodes_to_exclude=_outside(plain, operations, job.keep_float),
         )
+    return operations
 
 
 class _Reader:
@@ -110,7 +118,7 @@ def open_model(folder: Path, _precision: str) -> Run:
 
     failures = (
         *(state.Fail, state.InvalidArgument, state.InvalidGraph, state.InvalidProtobuf, state.NotImplemented),
-        *(state.RuntimeException, state.NoModel, state.EPFail),
+        *(state.RuntimeException, state.NoModel, state.NoSuchFile, state.EPFail),
     )
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
@@ -140,55 +148,72 @@ def describe(folder: Path, about: dict[str, str]) -> None:
     onnx.save(model, folder / FILE)
 
 
-def _outside(path: Path, keep_float: frozenset[str]) -> list[str]:
-    """The operations that are not to be quantized: of layers that stay in float, before the network and after it."""
+def _operations(path: Path, graph: Graph) -> dict[str, str]:
+    """Name of the operation -> name of the layer that its weight comes from, by the numbers: names do not all survive.
+
+    Args:
+        path: a file that has not been quantized.
+    """
     import onnx
 
-    model = onnx.load(path)
-    weighted = [node for node in model.graph.node if node.op_type in ("Conv", "Gemm", "MatMul")]
-    own = {node: name for node, name, _ in _walk(path, keep_float)}
-    last = list(model.graph.node).index(weighted[-1])
-    first = list(model.graph.node).index(weighted[0])
-    edges = [node.name for number, node in enumerate(model.graph.node) if not first <= number <= last]
-    return [*own, *edges]
+    names: dict[bytes, str] = {}
+    for name, module in weighted(graph).items():
+        weight = module.weight.numpy()
+        names |= {_digest(weight): name, _digest(weight.T): name}
+    found = onnx.load(path).graph
+    stored = {tensor.name: tensor for tensor in found.initializer}
+    operations = {}
+    for node in found.node:
+        if node.op_type in WEIGHTED and node.input[1] in stored:
+            digest = _digest(onnx.numpy_helper.to_array(stored[node.input[1]]))
+            if digest in names:
+                operations[node.name] = names[digest]
+    return operations
 
 
-def _walk(path: Path, names: Iterable[str]) -> Iterator[tuple[str, str, State]]:
-    """(operation, layer, what became of it) of every operation with the weight of one of these layers."""
+def _digest(weight: NDArray[np.float32]) -> bytes:
+    return sha256(np.ascontiguousarray(weight).tobytes()).digest()
+
+
+def _outside(path: Path, operations: Mapping[str, str], keep_float: frozenset[str]) -> list[str]:
+    """The operations that are not to be quantized.
+
+    They are those of layers that stay in float, all before the first layer and after the last, and products of two
+    computed matrices, as attention has them.
+    """
+    import onnx
+
+    nodes = list(onnx.load(path).graph.node)
+    places = [number for number, node in enumerate(nodes) if node.name in operations]
+    edges = [node.name for number, node in enumerate(nodes) if not places[0] <= number <= places[-1]]
+    products = [node.name for node in nodes if node.op_type in WEIGHTED and node.name not in operations]
+    return [*edges, *products, *(name for name, layer in operations.items() if layer in keep_float)]
+
+
+def _states(path: Path, operations: Mapping[str, str]) -> dict[str, State]:
+    """What became of each layer, by the weights and inputs of the operations in a quantized file."""
     import onnx
 
     graph = onnx.load(path).graph
     made_by = {output: node for node in graph.node for output in node.output}
-    stored = {tensor.name: tensor for tensor in graph.initializer}
+    stored = {tensor.name: tensor.data_type for tensor in graph.initializer}
+    small = (onnx.TensorProto.INT8, onnx.TensorProto.UINT8)
 
-    def source(value: str) -> Any:
-        """The operation that made a value, behind those that only turn it round."""
+    def dequantized(value: str) -> bool:
+        """Whether a value was in 8 bits, before it was turned round at most."""
         node = made_by.get(value)
-        return source(node.input[0]) if node is not None and node.op_type in ("Transpose", "Reshape") else node
+        if node is not None and node.op_type in ("Transpose", "Reshape"):
+            return dequantized(node.input[0])
+        return node is not None and node.op_type == "DequantizeLinear"
 
-    def weight(value: str) -> Any:
-        """The stored tensor behind a value; None if there is none."""
-        node = source(value)
-        if node is not None and node.op_type == "DequantizeLinear":
-            return weight(node.input[0])
-        while value not in stored and value in made_by and made_by[value].op_type in ("Transpose", "Reshape"):
-            value = made_by[value].input[0]
-        return stored.get(value)
-
+    states: dict[str, State] = {}
     for node in graph.node:
-        if node.op_type not in ("Conv", "Gemm", "MatMul", "ConvInteger", "MatMulInteger"):
+        layer = operations.get(node.name.removesuffix("_quant").removesuffix("_MatMul"))  # what was a Gemm, with a sum
+        if layer is None or node.op_type not in (*WEIGHTED, "MatMulInteger"):
             continue
-        tensor = weight(node.input[1])
-        name = None if tensor is None else _layer_of(tensor.name, names)
-        if name is None:
-            continue
-        is_small = tensor.data_type in (onnx.TensorProto.INT8, onnx.TensorProto.UINT8)
-        feeder = source(node.input[0])
-        computed = node.op_type.endswith("Integer") or (feeder is not None and feeder.op_type == "DequantizeLinear")
-        yield node.name, name, "int8" if is_small and computed else "int8 weights" if is_small else "float"
-
-
-def _layer_of(tensor: str, names: Iterable[str]) -> str | None:
-    """`layer1.0.conv1` of `network.layer1.0.conv1.weight_quantized`."""
-    found = [name for name in names if tensor.startswith(f"network.{name}.weight")]
-    return found[0] if found else None
+        if node.op_type == "MatMulInteger":
+            states[layer] = "int8" if stored.get(node.input[1]) in small else "float"
+        else:
+            inputs, weight = dequantized(node.input[0]), dequantized(node.input[1])
+            states[layer] = "int8" if inputs and weight else "int8 weights" if weight else "float"
+    return states

@@ -17,6 +17,8 @@ from linnaeus.deploy.graph import capture
 FILE = "model.xml"
 HINTS = {"f32": "f32", "bf16": "bf16", "int8": "f32"}
 """The plugin computes in bfloat16 by itself where the processor can; what is not quantized is to be exact."""
+KEEPS_INTEGERS = ("Reshape", "Transpose", "Squeeze", "Unsqueeze", "MaxPool")
+"""Operations between the rounding of values and the layer that takes them, which compute nothing."""
 
 
 def write(job: Job, folder: Path) -> Mapping[str, State]:
@@ -110,7 +112,7 @@ def _walk(model: Any, names: Iterable[str]) -> list[tuple[Any, str, State]]:
         if name in known and weight is not None:
             is_small = weight.get_element_type().get_type_name() in ("i8", "u8")
             feeder = node.input_value(0).get_node()
-            while feeder.get_type_name() in ("Reshape", "Transpose", "Squeeze", "Unsqueeze"):
+            while feeder.get_type_name() in KEEPS_INTEGERS:
                 feeder = feeder.input_value(0).get_node()
             computed = feeder.get_type_name() == "FakeQuantize"
             found.append((node, name, "int8" if is_small and computed else "int8 weights" if is_small else "float"))

@@ -44,7 +44,7 @@ def open_model(folder: Path, _precision: str) -> Run:
     try:
         with quiet():
             program = JIT.optimize_for_inference(JIT.load(str(folder / FILE)))
-    except RuntimeError as error:
+    except (RuntimeError, ValueError) as error:
         raise Unrunnable(f"{folder / FILE}: PyTorch cannot load it: {first_line(error)}") from None
 
     def run(images: Pixels) -> NDArray[np.float32]:
