@@ -42,7 +42,7 @@ FROZEN: dict[str, set[str]] = {
     "linnaeus explain": {"RUN", "IMAGES", "--method", "--class", "--out", "--device", "--json"},
     "linnaeus predict": {"RUN", "IMAGES", "--format", "--top", "--embeddings", "--min-accuracy", "--device"},
     "linnaeus export": {"RUN", "--to", "--batch", "--data", "--max-drop", "--min-agreement", "--json"},
-    "linnaeus benchmark": {"RUN", "--profile", "--device", "--json"},
+    "linnaeus benchmark": {"PATHS", "--profile", "--device", "--json"},
     "linnaeus report": {"RUNS", "--page", "--device", "--json"},
     "linnaeus models": {"PATTERN"},
     "linnaeus recipes": set(),

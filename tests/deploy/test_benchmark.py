@@ -7,10 +7,9 @@ from functools import partial
 import pytest
 import torch
 
-from linnaeus.app.benchmark import Benchmark, Measured
 from linnaeus.core.errors import EnvironmentFault
 from linnaeus.deploy import benchmark
-from linnaeus.deploy.benchmark import ROUNDS, Start, Timing, measure_start, noise, time_in_turns
+from linnaeus.deploy.benchmark import ROUNDS, Timing, measure_start, noise, time_in_turns
 
 
 def sleeps(images, seconds):
@@ -24,6 +23,10 @@ def sleeping():
 
 def dying():
     os._exit(7)
+
+
+def failing():
+    raise ValueError("the runtime is broken")
 
 
 def test_a_slower_way_is_slower_in_every_round(monkeypatch):
@@ -55,12 +58,7 @@ def test_a_process_that_dies_is_one_line():
         measure_start(dying, (2, 1, 4, 4), os.getpid)
 
 
-@pytest.mark.parametrize(("difference", "winner"), [(0.0, "other"), (0.2, "plain")])
-def test_a_fast_way_with_other_probabilities_does_not_win(tmp_path, difference, winner):
-    def way(seconds, gap):
-        return Measured(Timing({size: [[seconds]] * ROUNDS for size in (1, 8, 32)}), Start(1.0, 1), gap)
-
-    ways = {"plain": way(0.002, 0.0), "other": way(0.001, difference)}
-    found = Benchmark(tmp_path, "lenet5", "cpu", 1, 1, 0.0, ways, {})
-    assert found.fastest(1) == found.fastest(32) == winner
-    assert ("2.00 times plain" in found.in_words()) == (winner == "other")
+def test_a_process_that_fails_tells_why_and_nothing_else_is_heard_of_it(capfd):
+    with pytest.raises(EnvironmentFault, match="ended with 1: ValueError: the runtime is broken"):
+        measure_start(failing, (2, 1, 4, 4), os.getpid)
+    assert capfd.readouterr() == ("", "")

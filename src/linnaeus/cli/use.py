@@ -28,7 +28,7 @@ class Format(StrEnum):
 
 
 def evaluate(
-    run: Annotated[Path, typer.Argument(help="The folder of a run, or of a model.")],
+    run: Annotated[Path, typer.Argument(help="The folder of a run, a model or an exported artefact.")],
     data: Annotated[str | None, typer.Argument(help="Other images, by class; default: the run's test images.")] = None,
     split: Annotated[str | None, typer.Option(help="train, val or test; default: test, or else val, or all.")] = None,
     path_column: PathColumn = None,
@@ -42,6 +42,8 @@ def evaluate(
 ) -> None:
     """Score a model: accuracy with its interval, by class and by slice, confusion, how far it can be believed.
 
+    An artefact is first asked about its golden samples: whether it still gives what it gave at export.
+
     Slices are image size, orientation, brightness, and the further columns of a table; those on which the model does
     worse than on the rest, by more than chance, are marked. Where an image may have several classes: mean average
     precision and F1 at the thresholds of the model. Classes are matched by name; one that the model does not know is
@@ -54,6 +56,8 @@ def evaluate(
       linnaeus evaluate runs/photos-1 other-photos/ --json
 
       linnaeus evaluate runs/photos-1 --robustness
+
+      linnaeus evaluate runs/photos-1/exports/onnx-int8
     """
     from linnaeus.app.evaluate import evaluate as run_evaluation
     from linnaeus.app.progress import Display
@@ -72,7 +76,7 @@ def evaluate(
 
 
 def predict(
-    run: Annotated[Path, typer.Argument(help="The folder of a run, or of a model.")],
+    run: Annotated[Path, typer.Argument(help="The folder of a run, a model or an exported artefact.")],
     images: Annotated[list[str], typer.Argument(help="Image files, folders, or quoted patterns such as 'in/*.jpg'.")],
     output: Annotated[Format, typer.Option("--format", help="How to print.")] = Format.table,
     top: Annotated[int, typer.Option(min=1, help="How many classes to name for each image.")] = 3,
@@ -118,21 +122,26 @@ def predict(
 
 
 def benchmark(
-    run: Annotated[Path, typer.Argument(help="The folder of a run, or of a model.")],
+    paths: Annotated[
+        list[Path], typer.Argument(metavar="RUN...", help="Folders of runs, of models, or of exported artefacts.")
+    ],
     profile: Annotated[
         bool, typer.Option("--profile", help="Where the time of the run's training steps goes, on its own images.")
     ] = False,
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:
-    """Time a model on this machine: latency, images a second, start-up and memory, by each way of running it.
+    """Time models on this machine: latency, images a second, start-up, memory and size, by each way of running them.
 
-    The ways are eager, channels last, bf16 where the machine has it, and compiled; in turns, beside each other. Nothing
-    is changed. With --profile: what bounds training, by PyTorch's profiler, in a table and in words.
+    A network is run eager, channels last, in bf16 where the machine has it, and compiled; what was exported of it by
+    its own runtime. All take turns. The winners are written to benchmark.json of the run, with a plot of accuracy
+    against latency. With --profile: what bounds training, by PyTorch's profiler, in a table and in words.
 
     Examples:
 
       linnaeus benchmark runs/photos-1
+
+      linnaeus benchmark runs/photos-1 runs/photos-2/exports/onnx-int8
 
       linnaeus benchmark runs/photos-1 --profile
     """
@@ -144,14 +153,19 @@ def benchmark(
     if profile:
         if device != "auto":
             raise RequestError("--device has no effect with --profile, which takes the run's: leave out one of them")
-        profiled = run_profile(run, display=display)
+        if len(paths) > 1:
+            raise RequestError(f"--profile takes one run, and {len(paths)} paths were given")
+        profiled = run_profile(paths[0], display=display)
         for table in profiled.tables():
             display.show(table)
         display.show(profiled.verdict())
     else:
-        timed = run_benchmark(run, device=device, display=display)
-        display.show(timed.table())
+        timed = run_benchmark(paths, device=device, display=display)
+        for table in timed.tables():
+            display.show(table)
         display.show(timed.in_words())
+        for path in timed.remember():
+            display.show(f"Written: {path}")
     if as_json:
         typer.echo(json.dumps((profiled if profile else timed).to_json()))
 

@@ -32,6 +32,7 @@ from linnaeus.deploy.prediction import Prediction, Row
 
 KIND, VERSION = "linnaeus-artefact", 1
 ABOUT = "artefact.json"
+PARTS = ("name", "format_name", "precision", "batch", "model", "golden", "files")
 GOLDEN = 4
 """Samples that an artefact carries."""
 GOLDEN_GAP = {"f32": 1e-4}
@@ -159,8 +160,7 @@ def read_artefact(path: Path) -> tuple[Path, dict[str, Any]]:
     if not (folder / ABOUT).is_file():
         raise RequestError(f"{path} is no artefact of `linnaeus export`: there is no {ABOUT} beside it")
     content = read_json(folder / ABOUT, KIND, VERSION)
-    if content["format_name"] not in FORMATS:
-        raise EnvironmentFault(f"{folder} is of the format '{content['format_name']}', which this Linnaeus cannot run")
+    _check_complete(folder, content)
     for name, expected in content["files"].items():
         file = folder / name
         if not file.resolve().is_relative_to(folder.resolve()) or not file.is_file():
@@ -168,6 +168,17 @@ def read_artefact(path: Path) -> tuple[Path, dict[str, Any]]:
         if _digest(file) != expected["sha256"]:
             raise EnvironmentFault(f"{file} is not the exported file: its checksum differs. Export it again")
     return folder, content
+
+
+def _check_complete(folder: Path, content: Mapping[str, Any]) -> None:
+    """Raises if a part of `artefact.json` is gone, or a runtime would load a file that it does not name."""
+    if absent := [name for name in PARTS if name not in content]:
+        raise EnvironmentFault(f"{folder / ABOUT} is damaged: it has no '{absent[0]}'. Export it again")
+    if content["format_name"] not in FORMATS:
+        raise EnvironmentFault(f"{folder} is of the format '{content['format_name']}', which this Linnaeus cannot run")
+    found = [path.relative_to(folder).as_posix() for path in sorted(folder.rglob("model*")) if path.is_file()]
+    if strangers := [name for name in found if name not in content["files"]]:
+        raise EnvironmentFault(f"{folder / strangers[0]} is not of this artefact: {ABOUT} does not name it. Remove it")
 
 
 def load_artefact(path: Path) -> Artefact:

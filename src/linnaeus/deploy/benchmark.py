@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from itertools import chain
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
+from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
 
@@ -31,6 +32,8 @@ ROUND_SECONDS = 0.2
 LEAST_CALLS = 15
 """Calls on one image in a round: with all rounds more than a hundred, of which the 99th percentile is one."""
 WARM_UP = 3
+SAID = "said.txt"
+"""What a process that is started writes to its terminal."""
 
 
 @dataclass(frozen=True)
@@ -100,7 +103,8 @@ def time_in_turns(
 
 
 def _call(answer: Answer, images: Tensor, least: int) -> list[float]:
-    """Seconds of each call."""
+    """Seconds of each call, after one that finds the caches as another way left them."""
+    answer(images)
     seconds: list[float] = []
     while len(seconds) < least or sum(seconds) < ROUND_SECONDS:
         began = time.perf_counter()
@@ -121,31 +125,42 @@ def measure_start(make: Callable[[], Answer], shape: Shape, peak: Callable[[], i
         EnvironmentFault: if the process ends before it has answered.
     """
     context = get_context("spawn")
-    ours, theirs = context.Pipe(duplex=False)
-    process = context.Process(target=_begin, args=(theirs, make, shape, peak), daemon=True)
-    began = time.monotonic()
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # inherited: Ctrl-C is answered here, and only once
-    try:
-        process.start()
-    finally:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
-    theirs.close()
-    try:
-        ours.recv()
-        return Start(time.monotonic() - began, ours.recv())
-    except EOFError:
-        process.join()
-        raise EnvironmentFault(f"a process that was started to be measured ended with {process.exitcode}") from None
-    finally:
-        process.kill()
-        process.join()
+    with TemporaryDirectory(prefix="linnaeus-start-", ignore_cleanup_errors=True) as scratch:
+        ours, theirs = context.Pipe(duplex=False)
+        process = context.Process(target=_begin, args=(theirs, Path(scratch), make, shape, peak), daemon=True)
+        began = time.monotonic()
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # inherited: Ctrl-C is answered here, and only once
+        try:
+            process.start()
+        finally:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+        theirs.close()
+        try:
+            ours.recv()
+            return Start(time.monotonic() - began, ours.recv())
+        except EOFError:
+            process.join()
+            reason = f"a process that was started to be measured ended with {process.exitcode}"
+            raise EnvironmentFault(f"{reason}{_last_words(Path(scratch))}") from None
+        finally:
+            process.kill()
+            process.join()
 
 
-def _begin(pipe: Connection, make: Callable[[], Answer], shape: Shape, peak: Callable[[], int]) -> None:
-    with TemporaryDirectory(prefix="linnaeus-start-") as cache:
-        os.environ["TORCHINDUCTOR_CACHE_DIR"] = cache
-        answer, images = make(), noise(shape)
-        answer(images[:1])
-        pipe.send(None)
-        answer(images)
-        pipe.send(peak())
+def _last_words(scratch: Path) -> str:
+    """The last line that a process wrote, in which an error says what it is."""
+    path = scratch / SAID
+    lines = path.read_text(encoding="utf-8", errors="replace").split("\n") if path.is_file() else []
+    return next((f": {line.strip()}" for line in reversed(lines) if line.strip()), "")
+
+
+def _begin(pipe: Connection, scratch: Path, make: Callable[[], Answer], shape: Shape, peak: Callable[[], int]) -> None:
+    with (scratch / SAID).open("wb") as said:
+        for stream in (1, 2):  # what compilers and runtimes say is not for the user, unless it fails
+            os.dup2(said.fileno(), stream)
+    os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(scratch / "compiled")
+    answer, images = make(), noise(shape)
+    answer(images[:1])
+    pipe.send(None)
+    answer(images)
+    pipe.send(peak())

@@ -21,7 +21,7 @@ def history_plot(path: Path, scores: Sequence[tuple[float | None, bool]], *, mea
         measure: what the score is.
         shared: what all trials have in common, for the title.
     """
-    figure, axes = _canvas(7.2, 3.8)
+    figure, axes = canvas(7.2, 3.8)
     done = {number: score for number, (score, to_end) in enumerate(scores) if to_end and score is not None}
     cut = {number: score for number, (score, to_end) in enumerate(scores) if not to_end and score is not None}
     best = [max(score for n, score in done.items() if n <= number) for number in range(len(scores))]
@@ -37,7 +37,7 @@ def history_plot(path: Path, scores: Sequence[tuple[float | None, bool]], *, mea
     axes.xaxis.get_major_locator().set_params(integer=True)  # type: ignore[call-arg]  # of the locator it has
     axes.set_title(f"{len(scores)} trials, {shared}", loc="left", size=10)
     axes.legend(frameon=False, fontsize=8, loc="lower left", bbox_to_anchor=(1.0, 0.0))
-    _save(figure, path)
+    save(figure, path)
 
 
 def importance_plot(path: Path, shares: Mapping[str, float], *, trials: int) -> None:
@@ -47,7 +47,7 @@ def importance_plot(path: Path, shares: Mapping[str, float], *, trials: int) -> 
         shares: setting -> its share; they sum to 1.
         trials: how many the shares rest on.
     """
-    figure, axes = _canvas(7.2, 1.3 + 0.36 * len(shares))
+    figure, axes = canvas(7.2, 1.3 + 0.36 * len(shares))
     names = sorted(shares, key=lambda name: shares[name])
     bars = axes.barh(names, [shares[name] for name in names], color=BLUE, height=0.62)
     axes.bar_label(bars, [f"{shares[name]:.0%}" for name in names], padding=4, size=9, color=DARK)
@@ -56,10 +56,11 @@ def importance_plot(path: Path, shares: Mapping[str, float], *, trials: int) -> 
     axes.spines["bottom"].set_visible(False)
     axes.tick_params(axis="y", length=0)
     axes.set_title(f"What told good trials from others (PED-ANOVA, {trials} trials to their end)", loc="left", size=10)
-    _save(figure, path)
+    save(figure, path)
 
 
-def _canvas(width: float, height: float) -> "tuple[Figure, Axes]":
+def canvas(width: float, height: float) -> "tuple[Figure, Axes]":
+    """An empty plot, so many inches wide and high."""
     # Imported here: it takes half a second, and most commands draw nothing. Without pyplot, which keeps figures.
     from matplotlib.figure import Figure
 
@@ -71,6 +72,7 @@ def _canvas(width: float, height: float) -> "tuple[Figure, Axes]":
     return figure, axes
 
 
-def _save(figure: "Figure", path: Path) -> None:
+def save(figure: "Figure", path: Path) -> None:
+    """Writes a figure as SVG, the same bytes each time but for the names in it."""
     with atomic(path) as temporary:
         figure.savefig(temporary, format="svg", metadata={"Date": None})

@@ -41,8 +41,7 @@ def _quantizer(job: Job) -> object:
     )
 
     quantizer = XNNPACKQuantizer().set_global(get_symmetric_quantization_config(is_per_channel=True))
-    for name in sorted(job.keep_float):
-        quantizer.set_module_name(f"network.{name}", None)
+    quantizer.set_filter_function(lambda node: pt2e.layer_of(node, job.keep_float) is None)
     return quantizer
 
 

@@ -88,13 +88,15 @@ def _quantize_dynamic(job: Job, plain: Path, path: Path) -> dict[str, str]:
 
     with quiet():
         operations = _operations(plain, job.graph)
+        outside = _outside(plain, operations, job.keep_float)
         quantize_dynamic(
             plain,
             path,
             per_channel=True,
             weight_type=QuantType.QInt8,
             op_types_to_quantize=["Gemm", "MatMul"],
-            nodes_to_exclude=_outside(plain, operations, job.keep_float),
+            # A Gemm is taken apart first, and its product goes by another name.
+            nodes_to_exclude=[*outside, *(f"{name}_MatMul" for name in outside)],
         )
     return operations
 
@@ -187,7 +189,8 @@ def _outside(path: Path, operations: Mapping[str, str], keep_float: frozenset[st
     places = [number for number, node in enumerate(nodes) if node.name in operations]
     edges = [node.name for number, node in enumerate(nodes) if not places[0] <= number <= places[-1]]
     products = [node.name for node in nodes if node.op_type in WEIGHTED and node.name not in operations]
-    return [*edges, *products, *(name for name, layer in operations.items() if layer in keep_float)]
+    kept = [name for name, layer in operations.items() if layer in keep_float]
+    return [*edges, *products, *kept, *(f"{name}_MatMul" for name in kept)]  # what a Gemm becomes, where it is dynamic
 
 
 def _states(path: Path, operations: Mapping[str, str]) -> dict[str, State]:

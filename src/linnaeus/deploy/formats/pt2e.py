@@ -1,6 +1,6 @@
 """Quantization of a captured graph by torchao (PT2E), for the formats that compile one: AOTInductor and ExecuTorch."""
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Any
 
 import torch
@@ -37,7 +37,7 @@ def _states(converted: GraphModule, names: Iterable[str]) -> dict[str, State]:
     found: dict[str, State] = {}
     known = set(names)
     for node in converted.graph.nodes:
-        name = _layer_of(node, known)
+        name = layer_of(node, known)
         if name is not None:
             inputs, weight = (_is_dequantized(argument) for argument in node.args[:2])
             found[name] = "int8" if inputs and weight else "int8 weights" if weight else "float"
@@ -48,7 +48,7 @@ def _is_dequantized(argument: Any) -> bool:
     return isinstance(argument, Node) and "dequantize" in str(argument.target)
 
 
-def _layer_of(node: Node, known: set[str]) -> str | None:
+def layer_of(node: Node, known: Collection[str]) -> str | None:
     """The sub-module of the network that a convolution or matrix product came from."""
     if not any(kind in str(node.target) for kind in ("aten.conv", "aten.linear")):
         return None
