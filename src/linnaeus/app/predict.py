@@ -13,13 +13,14 @@ import numpy as np
 import torch
 
 from linnaeus.app.answers import answers_file, load_answers
+from linnaeus.app.fastest import fastest_artefact
 from linnaeus.app.progress import Display
 from linnaeus.app.settle import promise_of
 from linnaeus.core.device import pick
-from linnaeus.core.errors import DataError, RequestError
+from linnaeus.core.errors import DataError, EnvironmentFault, RequestError
 from linnaeus.core.files import atomic
 from linnaeus.data.decode import EXTENSIONS
-from linnaeus.deploy.artefact import Artefact, load_runtime
+from linnaeus.deploy.artefact import Artefact, load_artefact, load_runtime
 from linnaeus.deploy.bundle import Bundle
 from linnaeus.deploy.prediction import Prediction, Row
 
@@ -51,7 +52,8 @@ def predict(
     """
     if embeddings is not None:
         _check_target(embeddings)
-    classifier = load_runtime(folder)
+    as_it_is = embeddings is not None or min_accuracy is not None or device != "auto"
+    classifier = load_runtime(folder) if as_it_is else _fastest(folder, display)
     if min_accuracy is not None:
         classifier = _promising(_network(classifier, "--min-accuracy"), folder, min_accuracy, display)
     archive: AbstractContextManager[Add] = nullcontext(_ignore)
@@ -64,6 +66,21 @@ def predict(
             add(path, row)
             yield path, row.prediction
             advance(1)
+
+
+def _fastest(folder: Path, display: Display) -> Bundle | Artefact:
+    """The artefact that `benchmark` found to be the fastest for many images; else what is asked for."""
+    fast = fastest_artefact(folder, many=True)
+    if fast is not None:
+        try:
+            artefact = load_artefact(fast)
+        except (RequestError, EnvironmentFault) as error:
+            display.say(f"not used, though benchmark.json has it as the fastest here: {error}")
+        else:
+            network = folder / "model" if (folder / "model").is_dir() else folder
+            display.say(f"answered by {fast}, the fastest here by benchmark.json; the network itself: {network}")
+            return artefact
+    return load_runtime(folder)
 
 
 def _network(classifier: Bundle | Artefact, option: str) -> Bundle:

@@ -94,6 +94,9 @@ def predict(
     Where an image may have several classes, it gets all whose probability reaches the threshold of the class, perhaps
     none. In CSV they stand in one cell with their probabilities in the next: cat|dog and 0.910000|0.640000.
 
+    Where `linnaeus benchmark` has found an exported artefact of a run to be the fastest on this machine, that artefact
+    answers, unless --embeddings, --min-accuracy or --device need the network; RUN/model asks the network in any case.
+
     With --min-accuracy 0.99 an answer is given only above the confidence that promises this accuracy, as found on the
     run's validation images; else the image is "not sure". A ? marks images that are unlike the training images.
 
