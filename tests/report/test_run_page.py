@@ -10,6 +10,7 @@ import pytest
 from linnaeus.metrics.intervals import Interval
 from linnaeus.report.card import model_card
 from linnaeus.report.confusion import MOST, worst_classes
+from linnaeus.report.exported import Covered, Exported
 from linnaeus.report.exports import change_in_points
 from linnaeus.report.record import Shown, from_json
 from linnaeus.report.run_page import run_page
@@ -104,6 +105,17 @@ def test_every_export_is_told_with_its_verdict_reason_and_interval():
     assert told in model_card(record())
     assert "98% 97% 62%" in page
     assert "onnx:int8 keeps in floating point: head" in page
+
+
+def test_what_is_true_of_several_exports_is_said_once_and_a_refusal_first():
+    warned = [Exported(name, "warned", ["too few images"]) for name in ("onnx:f16", "onnx:int8")]
+    page = text_of(run_page(record(exports=[*warned, Exported("aoti:f32", "refused", ["it stops"])])))
+    assert "aoti:f32: it stops onnx:f16, onnx:int8: too few images" in page
+
+
+def test_a_share_of_an_export_that_is_not_all_is_never_rounded_to_all():
+    most = Exported("onnx:int8", "delivered", [], None, Covered(1.0, 0.9996, 0.0003))
+    assert "100% >99% <1%" in text_of(run_page(record(exports=[most])))
 
 
 def test_a_change_of_nothing_has_no_minus():

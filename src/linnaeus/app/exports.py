@@ -11,6 +11,7 @@ from linnaeus.deploy.coverage import Coverage
 from linnaeus.deploy.gate import Score, Verdict
 from linnaeus.metrics.intervals import Interval
 from linnaeus.report.exported import Covered, Exported, Judged
+from linnaeus.report.words import whole_percent
 
 KIND, VERSION = "linnaeus-exports", 1
 FILE = "exports.json"
@@ -129,7 +130,7 @@ _CAPTION = (
 
 def _figures(attempt: Attempt) -> list[str]:
     score, size = attempt.verdict.score, f"{attempt.size / 1e6:.2f}" if attempt.size else "-"
-    covered = f"{attempt.coverage.macs:.0%}" if attempt.coverage else "-"
+    covered = whole_percent(attempt.coverage.macs) if attempt.coverage else "-"
     if score is None:
         return [*("-" for _ in range(4)), covered, size]
     change = score.change

@@ -8,7 +8,7 @@ from linnaeus.report.exported import Exported, Judged
 from linnaeus.report.page import bullets, figure, folded, paragraph, section, table
 from linnaeus.report.record import Record
 from linnaeus.report.svg import forest
-from linnaeus.report.words import counted, exact
+from linnaeus.report.words import counted, exact, whole_percent
 
 WORDS = {
     "delivered": "delivered",
@@ -37,7 +37,7 @@ def exports_section(record: Record, run: str) -> str:
         paragraph(_summary(tried)),
         _drawn(tried),
         table("What was tried, and what the gate said", _NAMES, [_row(each) for each in tried]),
-        bullets([f"{each.name}: {reason}" for each in tried for reason in each.reasons]),
+        bullets(_reasons(tried)),
         folded("All figures, and what is computed in 8 bits", _details(tried)),
     )
 
@@ -66,6 +66,15 @@ def _summary(tried: Sequence[Exported]) -> str:
     if outcomes.total() > outcomes["refused"]:
         text += " All but the refused are in exports/ in the folder of the run."
     return text
+
+
+def _reasons(tried: Sequence[Exported]) -> list[str]:
+    """Why, those that were refused first; what is true of several is said once."""
+    names: dict[str, list[str]] = {}
+    for each in sorted(tried, key=lambda own: own.outcome != "refused"):
+        for reason in each.reasons:
+            names.setdefault(reason, []).append(each.name)
+    return [f"{', '.join(own)}: {reason}" for reason, own in names.items()]
 
 
 def _drawn(tried: Sequence[Exported]) -> str:
@@ -124,4 +133,4 @@ def _detail(each: Exported) -> list[Cell]:
         told = f"{loss.value:+z.3f} ({loss.low:+z.3f} to {loss.high:+z.3f})"
         cells += [(f"{score.gap:.2g}", score.gap), (told, loss.value)]
     shares = (covered.layers, covered.weights, covered.macs) if covered else (None, None, None)
-    return [*cells, *(("-" if share is None else f"{share:.0%}", share) for share in shares)]
+    return [*cells, *(("-" if share is None else whole_percent(share), share) for share in shares)]

@@ -198,7 +198,7 @@ svg text.name { fill: var(--ink); font-weight: 600; paint-order: stroke; stroke:
 table { border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabular-nums; margin: .3rem 0; }
 caption { text-align: left; padding: .2rem 0; }
 th, td { text-align: left; padding: .25rem .7rem .25rem 0; border-bottom: 1px solid var(--line); font-weight: 400; }
-thead th { vertical-align: bottom; } tbody th { overflow-wrap: anywhere; min-width: 6rem; max-width: 20rem; }
+thead th { vertical-align: bottom; } tbody th { overflow-wrap: anywhere; min-width: 7.5rem; max-width: 20rem; }
 td, .number { white-space: nowrap; } .number { text-align: right; } tbody th, td { vertical-align: top; }
 th button { border: 0; padding: 0; font-weight: 600; text-align: inherit; }
 th button::after { content: " \\2195"; color: var(--quiet); font-weight: 400; }

@@ -41,3 +41,10 @@ def exact(interval: Interval) -> str:
 def counted(count: int, one: str, many: str = "") -> str:
     """`1 image`, `2,000 images`."""
     return f"{count:,} {one if count == 1 else many or one + 's'}"
+
+
+def whole_percent(share: float) -> str:
+    """`62%`: what is not all is never rounded to all, nor what is not nothing to none."""
+    if 0 < share < 0.01:
+        return "<1%"
+    return ">99%" if 0.99 < share < 1 else f"{share:.0%}"
