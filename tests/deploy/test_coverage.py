@@ -1,4 +1,4 @@
-"""Work is counted as it can be counted by hand, shares are of it, and the layer that bears 8 bits worst stands first."""
+"""Work is counted as it can be counted by hand, shares are of it, and the layer that bears it worst stands first."""
 
 import pytest
 import torch

@@ -87,7 +87,10 @@ def test_an_artefact_in_which_nothing_became_an_integer_is_refused(source, image
 
 
 def test_onnx_gives_the_layer_back_that_spoils_it(source, images, tmp_path):
-    """With an outlier in one layer: its other weights have no steps left, until it stays in floating point."""
+    """With an outlier in one layer: its other weights have no steps left, until it stays in floating point.
+
+    And stays there: ONNX Runtime would round its weights itself when it loads the file.
+    """
     pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
     pytest.importorskip("onnx", reason="onnx is not installed")
     spoilt = bundle()
@@ -119,7 +122,9 @@ def test_the_tutorials_call_changes_no_convolution(source, tmp_path):
 
 def test_the_tutorials_call_changes_nothing_where_there_is_no_linear_layer(source, tmp_path):
     graph = Graph(source)
-    graph.network.forward = nn.Sequential(graph.network.c1, nn.Conv2d(6, 3, 14), nn.Flatten()).eval().forward
+    graph.network.forward = (
+        nn.Sequential(graph.network.c1, nn.Conv2d(6, 3, 14), nn.Flatten()).eval().requires_grad_(False).forward
+    )
     for name in ("c5", "f6", "head"):
         graph.network.set_submodule(name, nn.Identity())
     states = FORMATS["torchscript"].write(Job(graph, "tutorial-int8"), tmp_path)

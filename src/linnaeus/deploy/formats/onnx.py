@@ -1,6 +1,6 @@
 """ONNX, run by ONNX Runtime."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from hashlib import sha256
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -67,6 +67,7 @@ def _quantize(job: Job, plain: Path, path: Path) -> dict[str, str]:
     with quiet():
         quant_pre_process(plain, ready, skip_symbolic_shape=True)
         operations = _operations(ready, job.graph)
+        _shield(ready, [name for name, layer in operations.items() if layer in job.keep_float])
         kinds = {node.op_type for node in onnx.load(ready).graph.node}
         quantize_static(
             ready,
@@ -191,6 +192,27 @@ def _outside(path: Path, operations: Mapping[str, str], keep_float: frozenset[st
     products = [node.name for node in nodes if node.op_type in WEIGHTED and node.name not in operations]
     kept = [name for name, layer in operations.items() if layer in keep_float]
     return [*edges, *products, *kept, *(f"{name}_MatMul" for name in kept)]  # what a Gemm becomes, where it is dynamic
+
+
+def _shield(path: Path, names: Collection[str]) -> None:
+    """Puts an operation that changes nothing before each of these, which are to stay in floating point.
+
+    Between two rounded values ONNX Runtime would round their weights itself when it loads the file, with one range for
+    all channels (its `WeightBiasQuantization`): worse than what they are kept from.
+    """
+    import onnx
+
+    if not names:
+        return
+    model = onnx.load(path)
+    model.graph.initializer.append(onnx.numpy_helper.from_array(np.array(np.finfo(np.float32).max), "largest"))
+    for number, node in reversed(list(enumerate(model.graph.node))):
+        if node.name in names:
+            shielded = f"{node.input[0]}_for_{node.name}"
+            shield = onnx.helper.make_node("Min", [node.input[0], "largest"], [shielded], name=f"{node.name}_shield")
+            node.input[0] = shielded
+            model.graph.node.insert(number, shield)
+    onnx.save(model, path)
 
 
 def _states(path: Path, operations: Mapping[str, str]) -> dict[str, State]:
