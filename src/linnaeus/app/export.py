@@ -103,6 +103,8 @@ def export(folder: Path, wanted: Wanted, *, data: str | None, display: Display) 
     for name, precision in wanted.targets:
         display.say(f"{name}:{precision}: exporting")
         attempt = _attempt(source, name, precision, wanted, home)
+        if not attempt.verdict.passed:  # nor is one of before delivered any more: the folder is what exports.json says
+            shutil.rmtree(home / attempt.place, ignore_errors=True)
         for line in attempt.lines():
             display.say(line)
         write_attempts(folder, [*(old for old in read_attempts(folder) if old.name != attempt.name), attempt])
