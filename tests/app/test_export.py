@@ -91,6 +91,7 @@ def test_the_tutorials_quantization_says_that_it_changed_no_convolution(trained)
     assert attempt.coverage.linears == (3, 3)
 
 
+@pytest.mark.slow
 def test_core_ml_is_delivered_unscored_where_it_cannot_run(trained):
     attempt = exported(trained, "coreml:f16")
     if attempt.verdict.score is None:
@@ -143,14 +144,11 @@ def test_a_quantization_that_changes_nothing_is_refused(trained, monkeypatch):
     assert "changes no layer of this network" in attempt.verdict.reasons[0]
 
 
-def test_other_images_can_be_judged_on(trained):
-    attempt = exported(trained, "torchscript:f32", data=str(trained.parent / "dots"))
+def test_other_images_can_be_judged_on_and_a_fixed_number_at_once_is_written_down(trained):
+    attempt = exported(trained, "torchscript:f32", data=str(trained.parent / "dots"), batch=5)
+    assert attempt.verdict.passed
     assert attempt.verdict.score.change.n == 120
     assert attempts(trained)["torchscript:f32"].verdict.score.change.n == 120
-
-
-def test_a_fixed_number_of_images_is_written_down(trained):
-    assert exported(trained, "torchscript:f32", batch=5).verdict.passed
     loaded = load_artefact(trained / "exports" / "torchscript-f32")
     assert loaded.content["batch"] == 5
     assert loaded.content["input"]["shape"] == [5, 28, 28, 1]

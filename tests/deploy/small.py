@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from torch import nn
 
 from linnaeus.core.preprocess import Geometry, Preprocess
 from linnaeus.deploy.artefact import GOLDEN, open_run, write_about
@@ -19,8 +20,8 @@ from linnaeus.deploy.snippets import write_snippets
 from linnaeus.models import create_model
 
 SIZE = 28
-VECTOR = {"method": "vector", "temperature": 1.0, "scale": [2.0, 4.0, 8.0], "bias": [0.3, 0.0, -0.3]}
-SHARP = {"method": "temperature", "temperature": 0.25}
+VECTOR = {"method": "vector", "temperature": 1.0, "scale": [1.0, 2.0, 4.0], "bias": [0.3, 0.0, -0.3]}
+SHARP = {"method": "temperature", "temperature": 0.5}
 
 
 def bundle(
@@ -31,9 +32,11 @@ def bundle(
     model = create_model("lenet5_modern", num_classes=3, in_channels=channels, image_size=SIZE)
     preprocess = Preprocess(Geometry(SIZE, SIZE, (0.5, 0.4, 0.3)[:channels], (0.25, 0.3, 0.35)[:channels]))
     seen = preprocess(torch.from_numpy(photos(64, channels)).permute(0, 3, 1, 2))
-    for _ in range(30):
-        model.train()(seen)
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.momentum = 1.0
     with torch.no_grad():
+        model.train()(seen)
         model.head.bias -= model.eval()(seen).mean(0)
     architecture = {"name": "lenet5_modern", "num_classes": 3, "in_channels": channels, "image_size": SIZE}
     about = {

@@ -12,7 +12,7 @@ from linnaeus.deploy.graph import Graph
 
 from .small import bundle, held, job, needs, photos, probabilities
 
-LOOSE = Limits(max_drop=3.0, min_agreement=0.95)
+LOOSE = Limits(max_drop=5.0, min_agreement=0.95)
 
 
 @pytest.fixture(scope="module")
@@ -22,7 +22,7 @@ def source():
 
 @pytest.fixture(scope="module")
 def images(source):
-    return held(source, 96)
+    return held(source, 192)
 
 
 @pytest.fixture(scope="module")
@@ -184,7 +184,7 @@ def quantized(source, folder, calibration):
 
 def test_good_8_bit_integers_pass(source, images, tmp_path):
     verdict = asked(quantized(source, tmp_path, photos(64)), images, "int8")
-    assert verdict.outcome == "warned"
+    assert verdict.outcome == "delivered"
     assert verdict.score.gap > FLOAT_GAP
 
 

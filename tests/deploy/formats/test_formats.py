@@ -23,6 +23,10 @@ GAPS = {"f32": 1e-4, "f16": 5e-3, "bf16": 0.05, "int8": 0.25, "int8-dynamic": 0.
 TARGETS = [(name, precision) for name, form in FORMATS.items() for precision in form.precisions]
 RUN_HERE = [target for target in TARGETS if target[0] != "coreml" or sys.platform == "darwin"]
 COMPILED = ("aoti",)
+LONG = ("aoti", "executorch")
+"""What takes seconds to write, be the network as small as it may."""
+QUICK = [("torch", "bf16"), ("onnx", "int8"), ("openvino", "int8"), ("torchscript", "tutorial-int8")]
+"""Reduced precisions that are tried in every run of the tests."""
 KINDS = {
     "several labels, grey, shifted": {"task": "multi", "channels": 1, "calibration": VECTOR, "tta": "shift"},
     "a factor for each class, mirrored": {"calibration": VECTOR, "tta": "flip"},
@@ -35,19 +39,19 @@ def slow_where(condition):
 
 def case(name, precision, *more, slow=False):
     return pytest.param(
-        name, precision, *more, marks=slow_where(slow or name in COMPILED), id=":".join([name, precision, *more])
+        name, precision, *more, marks=slow_where(slow or name in LONG), id=":".join([name, precision, *more])
     )
 
 
 KINDS_CASES = [
-    case(name, precision, kind, slow=precision != "f32" or name == "executorch")
+    case(name, precision, kind, slow=precision != "f32" or name == "openvino")
     for kind in KINDS
     for name, precision in RUN_HERE
 ]
 
 
 @pytest.mark.parametrize(
-    ("name", "precision"), [case(*target, slow=target == ("executorch", "int8")) for target in RUN_HERE]
+    ("name", "precision"), [case(*target, slow=target[1] != "f32" and target not in QUICK) for target in RUN_HERE]
 )
 def test_it_gives_the_networks_probabilities_for_any_number_of_images(name, precision, tmp_path):
     check(bundle(), name, precision, tmp_path)
@@ -110,7 +114,7 @@ def written(tmp_path_factory):
     return write
 
 
-@pytest.mark.parametrize("name", ["torch", "onnx", "openvino", "torchscript"])
+@pytest.mark.parametrize("name", ["torch", "onnx", "torchscript", pytest.param("openvino", marks=pytest.mark.slow)])
 def test_a_fixed_number_of_images_serves_any(name, tmp_path):
     needs(name, "f32")
     of, images = bundle(), photos(9, seed=5)
@@ -155,6 +159,7 @@ def test_a_layer_that_is_to_stay_in_float_stays_where_a_graph_is_compiled(name, 
     test_a_layer_that_is_to_stay_in_float_stays(name, "int8", tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", FORMATS["coreml"].precisions)
 def test_core_ml_is_written_anywhere_and_says_where_it_runs(precision, tmp_path):
     needs("coreml", precision)
