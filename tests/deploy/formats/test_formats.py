@@ -18,8 +18,11 @@ from linnaeus.deploy.graph import Graph
 
 from ..small import VECTOR, bundle, job, needs, photos, probabilities
 
-GAPS = {"f32": 1e-4, "f16": 5e-3, "bf16": 0.05, "int8": 0.25, "int8-dynamic": 0.1, "tutorial-int8": 0.1}
-"""Of a probability; the reduced ones are for weights at random and a temperature that makes differences large."""
+GAPS = {"f32": 1e-4, "f16": 5e-3, "bf16": 0.05, "int8": 0.4, "int8-dynamic": 0.1, "tutorial-int8": 0.1}
+"""Of a probability; the reduced ones are for weights at random and a temperature that makes differences large.
+
+The mean is within a sixth of it: probabilities of other images, or classes, are further away.
+"""
 TARGETS = [(name, precision) for name, form in FORMATS.items() for precision in form.precisions]
 RUN_HERE = [target for target in TARGETS if target[0] != "coreml" or sys.platform == "darwin"]
 COMPILED = ("aoti",)
@@ -73,6 +76,7 @@ def check(of, name, precision, folder):
         assert found.dtype == np.float32
         assert found.shape == (number, 3)
         assert np.abs(found - expected[:number]).max() < GAPS[precision]
+        assert np.abs(found - expected[:number]).mean() < GAPS[precision] / 6
     layers = weighted(Graph(of))
     if precision == "int8":
         assert states.keys() == layers.keys()

@@ -48,7 +48,10 @@ def _quantizer(job: Job) -> Any:
 
 def open_model(folder: Path, _precision: str) -> Run:
     """The compiled programs, each for its number of images."""
-    return by_size({size: _load(path) for size, path in _files(folder)})
+    runs = {size: _load(path) for size, path in _files(folder)}
+    if not runs:
+        raise Unrunnable(f"{folder}: there is no model-N.pt2, a program for N images at once")
+    return by_size(runs)
 
 
 def _files(folder: Path) -> Iterator[tuple[int, Path]]:
