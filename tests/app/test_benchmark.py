@@ -95,6 +95,12 @@ def test_a_way_that_is_slower_in_one_round_does_not_win(tmp_path):
     assert found.fastest(32) == "unsure"
 
 
+def test_one_way_alone_has_no_rivals(tmp_path):
+    alone = rated(tmp_path, way("onnx:int8", 0.002))
+    assert alone.winner(1) == "On one image onnx:int8 takes 2.00 ms."
+    assert alone.winner(32) == "On 32 images at once onnx:int8 does 16,000 images/s."
+
+
 def test_names_are_as_short_as_tells_them_apart(tmp_path):
     a, b, c = (tmp_path / part for part in ("one/photos", "two/photos", "other"))
     assert shortest([a]) == {a: ""}

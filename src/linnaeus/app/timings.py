@@ -81,6 +81,8 @@ class Rated:
         timing = self.ways[best].timing
         where = "On one image" if size == 1 else f"On {size} images at once"
         rate = f"{1000 * timing.latency(0.5):,.2f} ms" if size == 1 else f"{timing.throughput(size):,.0f} images/s"
+        if len(self.ways) == 1:
+            return f"{where} {plain} takes {rate}." if size == 1 else f"{where} {plain} does {rate}."
         if best == plain:
             return f"{where} nothing beats {plain} in every round: {rate}."
         speedups = self.speedups(best, size)
