@@ -41,14 +41,28 @@ def _quantize(model: Any, job: Job) -> Any:
 
     logging.getLogger("nncf").setLevel(logging.ERROR)
     batches = job.batches(job.batch or 1)
-    names = [node.get_friendly_name() for node, name, _ in _walk(model, job.keep_float)]
+    names = [*(node.get_friendly_name() for node, _, _ in _walk(model, job.keep_float)), *_edges(model)]
     return nncf.quantize(
         model,
         nncf.Dataset(batches),
         subset_size=len(batches),
         model_type=nncf.ModelType.TRANSFORMER if _has_attention(model) else None,
-        ignored_scope=nncf.IgnoredScope(names=names) if names else None,
+        ignored_scope=nncf.IgnoredScope(names=names, validate=False),
     )
+
+
+def _edges(model: Any) -> list[str]:
+    """Normalisation before the first layer and calibration after the last: they keep their floating point."""
+    nodes = model.get_ordered_ops()
+    layers = [node.get_friendly_name() for node in _weighted_operations(model)]
+    names = [node.get_friendly_name() for node in nodes]
+    first, last = names.index(layers[0]), names.index(layers[-1])
+    arithmetic = ("Add", "Multiply", "Subtract", "Divide", "ReduceSum")
+    return [
+        name
+        for number, (name, node) in enumerate(zip(names, nodes, strict=True))
+        if not first <= number <= last and node.get_type_name() in arithmetic and node.get_output_size()
+    ]
 
 
 def _name_layers(model: Any, job: Job) -> None:
