@@ -2,6 +2,8 @@
 
 import xml.etree.ElementTree as ElementTree
 
+import pytest
+
 from linnaeus.metrics.intervals import wilson
 from linnaeus.report.pareto import Dot, pareto_plot, unbeaten
 
@@ -27,3 +29,12 @@ def test_the_plot_names_all_ways_and_those_without_an_accuracy(tmp_path):
     assert ElementTree.parse(path).getroot().tag.endswith("svg")
     text = path.read_text()
     assert all(name in text for name in ("1  onnx:int8", "2  eager", "eager bf16: accuracy not measured"))
+
+
+@pytest.mark.parametrize("seconds", [1e-6, 9.9e-5, 1e-4, 0.1])
+@pytest.mark.parametrize("times", [None, 1.0, 1.0000001, 1.02])
+def test_one_way_alone_and_ways_as_fast_as_each_other_can_be_drawn(tmp_path, seconds, times):
+    dots = [Dot("eager", seconds, wilson(90, 100))]
+    dots += [] if times is None else [Dot("onnx:f32", times * seconds, wilson(90, 100))]
+    pareto_plot(tmp_path / "plot.svg", dots, title="lenet5")  # warnings are errors
+    assert "nan" not in (tmp_path / "plot.svg").read_text().lower()

@@ -7,6 +7,9 @@ from pathlib import Path
 from linnaeus.metrics.intervals import Interval
 from linnaeus.report.search_plots import BLUE, DARK, GREY, canvas, save
 
+MARGIN = 1.2
+"""The horizontal axis goes so many times beyond the fastest and the slowest."""
+
 
 @dataclass(frozen=True)
 class Dot:
@@ -40,6 +43,8 @@ def pareto_plot(path: Path, dots: Sequence[Dot], *, title: str, without: Sequenc
     order, front = sorted(dots, key=lambda dot: dot.seconds), unbeaten(dots)
     figure, axes = canvas(9.6, max(4.0, 1.6 + 0.22 * (len(dots) + len(without))))
     axes.set_xscale("log")
+    # By itself the axis would have no width where all dots, or those of the line, are as fast as each other.
+    axes.set_xlim(1000 * order[0].seconds / MARGIN, 1000 * order[-1].seconds * MARGIN)
     axes.step(
         [1000 * dot.seconds for dot in front],
         [100 * dot.accuracy.value for dot in front],
