@@ -77,12 +77,16 @@ class Graph(nn.Module):
         return torch.randint(0, 256, shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 
 
-def capture(graph: Graph, batch: int | None) -> ExportedProgram:
+def capture(graph: Graph, batch: int | None, *, most: int = MOST) -> ExportedProgram:
     """The operations of a graph, without its Python code.
 
     Args:
-        batch: images at once; None for any number from 1 to `MOST`.
+        batch: images at once; None for any number from 1 to `most`.
     """
-    shapes = None if batch else ({0: Dim("batch", min=1, max=MOST)},)
     with torch.no_grad():
-        return export(graph, (graph.example(batch),), dynamic_shapes=shapes)
+        return export(graph, (graph.example(batch),), dynamic_shapes=any_number(batch, most))
+
+
+def any_number(batch: int | None, most: int = MOST) -> tuple[dict[int, Dim]] | None:
+    """What `torch.export` is told of the images: how many there may be, where that is open."""
+    return None if batch else ({0: Dim("batch", min=1, max=most)},)

@@ -88,7 +88,7 @@ _LOADERS: dict[str, tuple[str, str, str]] = {
     "executorch": (
         "executorch numpy pillow",
         "import torch\nfrom executorch.runtime import Runtime",
-        'METHOD = Runtime.get().load_program(HERE / "model.pte").load_method("forward")\n'
+        'METHOD = Runtime.get().load_program(HERE / "model.pte").load_method("forward")  # 32 at once at most\n'
         "run = lambda images: METHOD.execute([torch.from_numpy(images)])[0].numpy()  # noqa: E731",
     ),
     "torchscript": (

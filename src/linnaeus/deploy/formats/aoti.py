@@ -25,9 +25,10 @@ def write(job: Job, folder: Path) -> Mapping[str, State]:
 
     states: Mapping[str, State] = {}
     with quiet(), torch.no_grad():
+        if job.precision == "int8":  # once for all sizes: each calibrated by itself would be another network
+            graph, states = pt2e.quantize(job, _quantizer(job), job.batch)
         for size in SIZES if job.batch is None else (job.batch,):
             if job.precision == "int8":
-                graph, states = pt2e.quantize(job, _quantizer(job), size)
                 program = export(graph, (job.graph.example(size),))
             else:
                 dtype = torch.bfloat16 if job.precision == "bf16" else torch.float32

@@ -4,33 +4,28 @@ from collections.abc import Collection, Iterable
 from typing import Any
 
 import torch
-from torch import Tensor
 from torch.fx import GraphModule, Node
 
 from linnaeus.deploy.coverage import State, weighted
 from linnaeus.deploy.formats.base import Job
-from linnaeus.deploy.graph import EXAMPLES, capture
+from linnaeus.deploy.graph import EXAMPLES, MOST, capture
 
 
-def quantize(job: Job, quantizer: Any, batch: int | None) -> tuple[GraphModule, dict[str, State]]:
-    """The graph with quantized layers, for `batch` images at once, and what became of each layer.
+def quantize(job: Job, quantizer: Any, batch: int | None, *, most: int = MOST) -> tuple[GraphModule, dict[str, State]]:
+    """The graph with quantized layers, and what became of each layer.
 
     Args:
+        batch, most: as of `capture`.
         quantizer: of torchao or of a backend; it has been told which layers stay in float.
     """
     from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
 
-    prepared = prepare_pt2e(capture(job.graph, batch).module(), quantizer)
+    prepared = prepare_pt2e(capture(job.graph, batch, most=most).module(), quantizer)
     with torch.no_grad():
         for images in job.batches(batch or EXAMPLES):
             prepared(torch.from_numpy(images))
     converted = convert_pt2e(prepared)
     return converted, _states(converted, weighted(job.graph))
-
-
-def example(job: Job, batch: int | None) -> tuple[Tensor]:
-    """What the quantized graph is captured with again."""
-    return (job.graph.example(batch),)
 
 
 def _states(converted: GraphModule, names: Iterable[str]) -> dict[str, State]:
@@ -46,6 +41,12 @@ def _states(converted: GraphModule, names: Iterable[str]) -> dict[str, State]:
 
 def _is_dequantized(argument: Any) -> bool:
     return isinstance(argument, Node) and "dequantize" in str(argument.target)
+
+
+def is_inside(node: Node) -> bool:
+    """Whether an operation is the network's, or a weight: normalisation before it and calibration after it are not."""
+    paths = [path for path, _ in node.meta.get("nn_module_stack", {}).values()]
+    return not paths or any("network" in path for path in paths)
 
 
 def layer_of(node: Node, known: Collection[str]) -> str | None:
