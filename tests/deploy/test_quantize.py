@@ -1,5 +1,7 @@
 """Quantization goes on until it keeps within the limits, gives the worst layers back first, and does not do nothing."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -65,11 +67,29 @@ def test_the_worst_layers_are_given_back_until_it_is_within_the_limits(source, i
     assert (tmp_path / "made" / "model.bin").read_text() == "c5|f6"
 
 
-def test_where_none_is_good_the_last_try_is_left_for_the_gate(source, images, tmp_path):
+def test_where_none_is_good_the_best_is_left_for_the_gate(source, images, tmp_path):
     found = within(images, source, tmp_path, good_without={"no such layer"})
-    assert [len(each.kept) for each in found.tries] == [0, 1, 2, 4]
+    assert [len(each.kept) for each in found.tries] == [0, 1, 2, 4, 0]
     assert found.tries[-1].score.agreement.value == 0
-    assert list(found.states.values()).count("int8") == 1
+    assert set(found.states.values()) == {"int8"}
+    assert (tmp_path / "made" / "model.bin").read_text() == ""
+
+
+def test_where_an_exporter_cannot_mix_the_best_that_it_could_write_is_left(source, images, tmp_path):
+    form = fake(images, good_without={"f6", "c5"})
+
+    def write(job, folder):
+        if len(job.keep_float) == 2:
+            raise RuntimeError("Weight and Input should both be quantized")
+        return form.write(job, folder)
+
+    (tmp_path / "made").mkdir()
+    job = Job(Graph(source), "int8")
+    found = write_within(
+        replace(form, write=write), job, tmp_path / "made", held=images, limits=Limits(), worst=lambda: list(ORDER)
+    )
+    assert [each.kept for each in found.tries] == [(), ("f6",), ()]
+    assert (tmp_path / "made" / "model.bin").read_text() == ""
 
 
 def test_an_artefact_in_which_nothing_became_an_integer_is_refused(source, images, tmp_path):

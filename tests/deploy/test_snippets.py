@@ -2,6 +2,7 @@
 
 import ast
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -110,3 +111,27 @@ def test_a_fixed_number_of_images_is_filled_up(tmp_path):
     assert [row[0] for row in ask(folder, files).values()] == [prediction.label for prediction in expected]
     assert json.loads((folder / "artefact.json").read_text())["batch"] == 3
     assert np.unique([prediction.label for prediction in expected]).size > 1
+
+
+@pytest.mark.slow  # npm brings a runtime of 200 MB
+@pytest.mark.skipif(shutil.which("npm") is None, reason="npm is not installed")
+def test_the_program_in_javascript_says_what_the_one_in_python_says(real_data, tmp_path):
+    folder = deliver(tmp_path / "onnx-f32", bundle())
+    words = ["npm", "install", "--silent", "--no-audit", "--no-fund", "onnxruntime-node", "sharp"]
+    # The files for GPUs come from another host than npm's registry.
+    environment = {**os.environ, "ONNXRUNTIME_NODE_INSTALL": "skip"}
+    done = subprocess.run(words, cwd=folder, env=environment, capture_output=True, text=True, timeout=600, check=False)
+    if done.returncode:
+        pytest.skip(f"npm cannot install onnxruntime-node and sharp: {done.stderr.strip()[-200:]}")
+    files = sorted((real_data("hymenoptera") / "val").glob("*/*.jpg"))[::10]
+    said = subprocess.run(
+        ["node", folder / "predict.mjs", *files], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert said.returncode == 0, said.stderr
+    rows = {path: (label, float(p)) for path, label, p in (line.split("\t") for line in said.stdout.splitlines())}
+    by_python = ask(folder, files)
+    assert len(rows) == len(files)
+    for file in files:
+        label, probability = by_python[file]
+        assert rows[str(file)][1] == pytest.approx(float(probability), abs=0.1)  # another filter resizes
+        assert rows[str(file)][0] == label or float(probability) < 0.6

@@ -35,7 +35,7 @@ class Try:
 
 @dataclass(frozen=True)
 class Quantized:
-    """The last of the tries, whose files are in the folder.
+    """What was tried; the files of the last are in the folder.
 
     Attributes:
         states: what became of each layer.
@@ -50,7 +50,7 @@ def write_within(
 ) -> Quantized:
     """Writes a quantized artefact that keeps within the limits on images that were not trained on.
 
-    Where none does, the last try is left; the gate judges it on other images.
+    Where none does, that with the most answers in common with the network is left; the gate judges it on other images.
 
     Args:
         folder: empty; what a try leaves in it is removed before the next.
@@ -61,21 +61,33 @@ def write_within(
         Unchanged: if no layer was quantized.
     """
     tries: list[Try] = []
-    states: Mapping[str, State] = {}
     for number in GIVEN_BACK:
         kept = tuple(worst()[:number]) if number else ()
         if len(kept) < number:
             break
-        shutil.rmtree(folder)
-        folder.mkdir()
-        states = form.write(replace(job, keep_float=frozenset(kept)), folder)
-        if all(state == "float" for state in states.values()):
-            raise Unchanged(f"'{job.precision}' changes no layer of this network: nothing would be smaller or faster")
+        try:
+            states = _write(form, replace(job, keep_float=frozenset(kept)), folder)
+        except RuntimeError:  # some exporters cannot mix integers and floating point everywhere
+            if not tries:
+                raise
+            break
         run = form.open(folder, job.precision)
         tries.append(Try(kept, _score(run if job.batch is None else by_size({job.batch: run}), held)))
         if _is_within(tries[-1].score, limits):
-            break
-    return Quantized(states, tuple(tries))
+            return Quantized(states, tuple(tries))
+    best = max(tries, key=lambda one: one.score.agreement.value)
+    states = _write(form, replace(job, keep_float=frozenset(best.kept)), folder)
+    return Quantized(states, (*tries, best))
+
+
+def _write(form: Format, job: Job, folder: Path) -> Mapping[str, State]:
+    """Writes an artefact in place of the one before."""
+    shutil.rmtree(folder)
+    folder.mkdir()
+    states = form.write(job, folder)
+    if all(state == "float" for state in states.values()):
+        raise Unchanged(f"'{job.precision}' changes no layer of this network: nothing would be smaller or faster")
+    return states
 
 
 def _score(run: Run, held: Held) -> Score:
