@@ -56,7 +56,8 @@ def export(
     wanted = Wanted(parse_targets(to), size, Limits(max_drop, min_agreement))
     attempts = run_export(run, wanted, data=data, display=display)
     display.show(exports_table(attempts))
-    display.show(f"Delivered artefacts are in {run / 'exports'}")
+    if any(attempt.verdict.passed for attempt in attempts):
+        display.show(f"Delivered artefacts are in {run / 'exports'}")
     if as_json:
         typer.echo(json.dumps(figures(attempts)))
     if refused := [attempt.name for attempt in attempts if not attempt.verdict.passed]:
