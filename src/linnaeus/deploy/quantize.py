@@ -3,6 +3,7 @@
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from math import sqrt
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +16,6 @@ GIVEN_BACK = (0, 1, 2, 4, 8, 16)
 """Layers in floating point in one try after another."""
 SHARE = 0.5
 """Of the accuracy that may be lost, on the images that choose: on others it may be more."""
-ENOUGH = 2
-"""Images lost on balance, that are taken for more than chance: one is more than a point where they are few."""
 LARGE = 32
 
 
@@ -96,9 +95,11 @@ def _score(run: Run, held: Held) -> Score:
 
 
 def _is_within(score: Score, limits: Limits) -> bool:
-    few = score.lost - score.gained < ENOUGH
+    """Whether a try is outside by no more than one standard error: with few images chance would give layers back."""
+    n, agreed = score.change.n, score.agreement.value
+    lost = score.lost - score.gained - sqrt(score.lost + score.gained)
     return (
-        (few or -100 * score.change.value <= SHARE * limits.max_drop)
-        and score.agreement.value >= limits.min_agreement
+        100 * lost / n <= SHARE * limits.max_drop
+        and agreed + sqrt(agreed * (1 - agreed) / n) >= limits.min_agreement
         and score.loss_change.value <= LOSS_RISE
     )
