@@ -58,7 +58,7 @@ format: .venv/.installed-dev ## Formats the code and repairs what can be repaire
 	$(RUN) ruff check --fix-only --quiet .
 	$(RUN) ruff format .
 
-bench: .venv/.installed-dev ## Measures speed: BENCH=train (default), loader, models, overhead, speedrun, photos, pretrained, start, deploy
+bench: .venv/.installed-dev ## Measures speed: BENCH=train (default), loader, models, overhead, speedrun, photos, pretrained, start, deploy, predict
 	@$(find_test_data); set -x; .venv/bin/python benchmarks/$(BENCH).py $(ARGS)
 
 clean: ## Removes caches and build results; leaves .venv and runs/
