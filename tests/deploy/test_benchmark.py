@@ -1,32 +1,19 @@
 """Ways are timed in turns, a slower one is seen to be slower, and a start is that of a new process."""
 
-import os
+import subprocess
+import sys
 import time
 from functools import partial
 
-import pytest
 import torch
 
-from linnaeus.core.errors import EnvironmentFault
 from linnaeus.deploy import benchmark
-from linnaeus.deploy.benchmark import ROUNDS, Timing, measure_start, noise, time_in_turns
+from linnaeus.deploy.benchmark import ROUNDS, Timing, noise, time_in_turns
 
 
 def sleeps(images, seconds):
     time.sleep(seconds)
     return torch.zeros(len(images), 2)
-
-
-def sleeping():
-    return partial(sleeps, seconds=0.0)
-
-
-def dying():
-    os._exit(7)
-
-
-def failing():
-    raise ValueError("the runtime is broken")
 
 
 def test_a_slower_way_is_slower_in_every_round(monkeypatch):
@@ -47,18 +34,51 @@ def test_percentiles_and_rates_are_those_of_all_calls():
     assert timing.throughput(4) == 8
 
 
-def test_a_start_is_that_of_a_new_process():
-    found = measure_start(sleeping, (2, 1, 4, 4), os.getpid)
-    assert found.peak != os.getpid()
-    assert found.seconds > 0.05
+# In a process of its own, as a command is: in one that thousands of tests have run in, starting another one ended it.
+PROGRAM = """
+import os
+import sys
+from linnaeus.core.errors import EnvironmentFault
+from linnaeus.deploy.benchmark import measure_start
+
+def sleeping():
+    return answer
+
+def answer(images):
+    return images.float()
+
+def dying():
+    os._exit(7)
+
+def failing():
+    raise ValueError("the runtime is broken")
+
+if __name__ == "__main__":
+    try:
+        found = measure_start(globals()[sys.argv[1]], (2, 1, 4, 4), os.getpid)
+        print(found.peak != os.getpid(), found.seconds > 0.05)
+    except EnvironmentFault as error:
+        print(error)
+"""
 
 
-def test_a_process_that_dies_is_one_line():
-    with pytest.raises(EnvironmentFault, match="ended with 7"):
-        measure_start(dying, (2, 1, 4, 4), os.getpid)
+def start(tmp_path, way):
+    """What is printed of starting it, and what else is heard."""
+    (tmp_path / "program.py").write_text(PROGRAM)
+    words = [sys.executable, tmp_path / "program.py", way]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=120, check=True)
+    return done.stdout.strip(), done.stderr
 
 
-def test_a_process_that_fails_tells_why_and_nothing_else_is_heard_of_it(capfd):
-    with pytest.raises(EnvironmentFault, match="ended with 1: ValueError: the runtime is broken"):
-        measure_start(failing, (2, 1, 4, 4), os.getpid)
-    assert capfd.readouterr() == ("", "")
+def test_a_start_is_that_of_a_new_process(tmp_path):
+    assert start(tmp_path, "sleeping") == ("True True", "")
+
+
+def test_a_process_that_dies_is_one_line(tmp_path):
+    assert start(tmp_path, "dying")[0].endswith("ended with 7")
+
+
+def test_a_process_that_fails_tells_why_and_nothing_else_is_heard_of_it(tmp_path):
+    said, heard = start(tmp_path, "failing")
+    assert said.endswith("ended with 1: ValueError: the runtime is broken")
+    assert heard == ""
