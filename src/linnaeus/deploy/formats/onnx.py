@@ -89,15 +89,13 @@ def _quantize_dynamic(job: Job, plain: Path, path: Path) -> dict[str, str]:
 
     with quiet():
         operations = _operations(plain, job.graph)
-        outside = _outside(plain, operations, job.keep_float)
         quantize_dynamic(
             plain,
             path,
             per_channel=True,
             weight_type=QuantType.QInt8,
             op_types_to_quantize=["Gemm", "MatMul"],
-            # A Gemm is taken apart first, and its product goes by another name.
-            nodes_to_exclude=[*outside, *(f"{name}_MatMul" for name in outside)],
+            nodes_to_exclude=_outside(plain, operations, job.keep_float),
         )
     return operations
 
