@@ -73,13 +73,17 @@ def flip(images: NDArray[np.uint8], draws: Draws) -> NDArray[np.uint8]:
     mirrored = draws[:, FLIP] < 0.5
     if not mirrored.any():
         return images
-    # By torch: numpy reverses pixels of three bytes one byte at a time, and takes half as long as to decode a photo.
-    flipped: NDArray[np.uint8] = torch.from_numpy(images[mirrored]).flip(2).numpy()
     if mirrored.all():
-        return flipped
+        return _reversed(images)
     images = images.copy()
-    images[mirrored] = flipped
+    images[mirrored] = _reversed(images[mirrored])
     return images
+
+
+def _reversed(images: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    # By torch: numpy reverses pixels of three bytes one byte at a time, and takes half as long as to decode a photo.
+    flipped: NDArray[np.uint8] = torch.from_numpy(images).flip(2).numpy()
+    return flipped
 
 
 def alternate_flips(draws: Draws, first: NDArray[np.float64], *, epoch: int) -> Draws:

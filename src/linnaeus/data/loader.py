@@ -128,7 +128,7 @@ class _Files:
         began = time.thread_time()
         numbers = self.order.draws(request.epoch, request.first, request.rows)
         channels, height, width = self.shape
-        pixels = np.zeros((len(request.rows), height, width, channels), np.uint8)
+        pixels = np.empty((len(request.rows), height, width, channels), np.uint8)
         images = torch.from_numpy(pixels).permute(0, 3, 1, 2)  # (B, S, S, C) -> (B, C, S, S), channels last
         valid = torch.ones(len(request.rows), dtype=torch.bool)
         positions = self.index[request.rows]
@@ -136,7 +136,7 @@ class _Files:
             try:
                 images[slot] = self.prepare(self.images(position), row)
             except (UnreadableImage, OSError):
-                valid[slot] = False
+                images[slot], valid[slot] = 0, False
         worker = get_worker_info()
         self.worked[worker.id if worker else 0] += time.thread_time() - began
         return replace(Batch.of(images, self.targets[positions], torch.from_numpy(positions)), valid=valid)
