@@ -3,6 +3,7 @@
 import errno
 import os
 import stat
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -17,7 +18,8 @@ from linnaeus.data.sources.base import Labels
 from linnaeus.data.sources.paths import Paths
 
 _CHUNK = 4096  # files that one thread looks at before it asks for more
-_LOOKERS = 8  # threads: a system over a network answers many at a time
+_LOOKERS = 8  # threads where files lie over a network, which answers many at a time
+_SLOW = 50e-6  # seconds a file, above which they do; on a disk of one's own, threads only wait for each other
 
 
 class FileSource:
@@ -41,10 +43,14 @@ class FileSource:
         """(N, 2) length and time of change of each file; -1 and 0 where there is none any more."""
         stamps = np.zeros((len(self.labels), 2), np.int64)
         stamps[:, 0] = -1
-        with suppress(OSError), _opened(self._root) as root, ThreadPoolExecutor(_LOOKERS) as pool:
+        with suppress(OSError), _opened(self._root) as root:
             look = partial(_look, self._paths, root, stamps)
-            for _ in pool.map(look, range(0, len(stamps), _CHUNK)):
-                pass
+            began = time.perf_counter()
+            look(0)
+            lookers = _LOOKERS if time.perf_counter() - began > _SLOW * _CHUNK else 1
+            with ThreadPoolExecutor(lookers) as pool:
+                for _ in pool.map(look, range(_CHUNK, len(stamps), _CHUNK)):
+                    pass
         return stamps
 
     def read(self, index: int) -> bytes:
@@ -74,11 +80,11 @@ def _opened(folder: bytes) -> Iterator[int]:
 
 
 def _look(paths: Paths, root: int, stamps: NDArray[np.int64], start: int) -> None:
-    found = []
+    found: list[tuple[int, int]] = []
     for path in paths.between(start, start + _CHUNK):
         try:
             status = os.stat(path, dir_fd=root)
             found.append((status.st_size, status.st_mtime_ns))
         except (OSError, ValueError):  # ValueError: a zero byte in the name
             found.append((-1, 0))
-    stamps[start : start + _CHUNK] = found
+    stamps[start : start + _CHUNK] = np.array(found, np.int64).reshape(-1, 2)
