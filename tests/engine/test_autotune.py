@@ -11,7 +11,7 @@ from linnaeus.core.batch import Batch
 from linnaeus.core.errors import EnvironmentFault
 from linnaeus.core.preprocess import Geometry, Preprocess
 from linnaeus.engine import autotune
-from linnaeus.engine.autotune import Choice, Way, candidates, choose, consider_compiling, time_steps
+from linnaeus.engine.autotune import Choice, Way, candidates, choose, consider_compiling, disagreement, time_steps
 from linnaeus.engine.loss import cross_entropy
 from linnaeus.engine.step import State, StepRule
 from linnaeus.models import create_model
@@ -50,10 +50,11 @@ def measured(monkeypatch, seconds: dict[Way, float], losses: dict[Way, float] | 
     first = [True]
 
     def take(_model, part, _rule, way):
+        found = torch.full((len(part),), (losses or {}).get(way, 1.0))
         if way.compiled and first[0]:
             first[0] = False
-            return cost, (losses or {}).get(way, 1.0)
-        return seconds[way], (losses or {}).get(way, 1.0)
+            return cost, found
+        return seconds[way], found
 
     monkeypatch.setattr(autotune, "_pass", take)
 
@@ -82,6 +83,28 @@ def test_the_fastest_way_is_taken_if_it_is_clearly_faster_and_its_loss_agrees(
     assert choice.way == best
     assert choice.seconds == {str(way): value for way, value in seconds.items()}
     assert (str(BF16) in choice.rejected) == (not abs(losses.get(BF16, 1.0) - 1) <= 0.05)
+
+
+def test_what_differs_by_chance_agrees_and_what_differs_by_rule_does_not():
+    generator = torch.Generator().manual_seed(0)
+    plain = torch.rand(32, generator=generator) * 3
+    noise = torch.randn(32, generator=generator)
+    assert disagreement(plain, plain) == ""
+    assert disagreement(plain + 0.3 * (noise - noise.mean()) + 0.12, plain) == ""  # 8% more, and no more than chance
+    assert disagreement(plain + 0.12, plain) != ""  # 8% more of every image
+    assert disagreement(plain[torch.randperm(32, generator=generator)], plain) != ""  # those of other images
+    assert disagreement(plain + torch.where(noise > 2, torch.inf, 0.0), plain) != ""
+    assert disagreement(plain + torch.where(noise > 2, torch.nan, 0.0), plain) != ""
+
+
+def test_what_is_dropped_is_the_same_for_all_ways(rule):
+    torch.manual_seed(0)
+    model = create_model("resnet20", num_classes=5, in_channels=1, image_size=32, drop_path=0.5)
+    images = Batch.of(torch.randint(0, 256, (4, 1, 28, 28), dtype=torch.uint8), torch.arange(4), torch.arange(4))
+    state = torch.get_rng_state()
+    first, second = (autotune._pass(model.train(), images, rule, PLAIN)[1] for _ in range(2))
+    assert torch.equal(first, second)
+    assert torch.equal(torch.get_rng_state(), state)
 
 
 def test_measuring_leaves_the_network_as_it_was(model, rule):
@@ -159,7 +182,7 @@ def test_compiled_code_with_another_loss_is_not_used(monkeypatch, model, rule):
     monkeypatch.setattr(autotune, "compile_in_place", lambda _: None)
     choice = consider_compiling(model, batch(), rule, Choice(PLAIN, 16, {}, {}), training=2000.0, note=noted)
     assert choice.way == PLAIN
-    assert choice.rejected == {"fp32, channels first, compiled": "loss 1.2000 against 1.0000"}
+    assert choice.rejected == {"fp32, channels first, compiled": "loss 1.2000 against 1.0000, image by image ± 0.0000"}
 
 
 def test_a_compiler_that_fails_is_said_and_not_used(monkeypatch, model, rule):

@@ -1,5 +1,6 @@
 """How a network is run, chosen by measuring it on its own batches: precision, memory layout, compiled or not."""
 
+import math
 import time
 from collections.abc import Callable, Iterator
 from copy import deepcopy
@@ -9,6 +10,7 @@ from statistics import median
 from typing import NamedTuple
 
 import torch
+from torch import Tensor
 
 from linnaeus.core.batch import Batch, Loader
 from linnaeus.core.classifier import Classifier
@@ -28,7 +30,7 @@ TARGET_SECONDS = 0.4
 MARGIN = 0.95
 """A faster way must beat the plain one by this factor: noise must not decide."""
 LOSS_TOLERANCE = 0.05
-"""Largest relative gap between the losses of a way and of float32."""
+"""Largest relative gap between the losses of a way and of float32, beyond what chance makes on so few images."""
 TRIAL_SHARE = 0.05
 """Share of the training time that a trial may take; where it would take more, it is not made."""
 COMPILE_SECONDS = 75.0
@@ -104,11 +106,7 @@ def choose(model: Classifier, batch: Batch, rule: StepRule, ways: list[Way]) -> 
         for way, values in times.items():
             values.append(_pass(copies[way], part, rule, way)[0])
     medians = {way: median(values) for way, values in times.items()}
-    rejected |= {
-        str(way): f"loss {loss:.4f} against {losses[plain]:.4f}"
-        for way, loss in losses.items()
-        if not abs(loss - losses[plain]) <= LOSS_TOLERANCE * abs(losses[plain])
-    }
+    rejected |= {str(way): reason for way, found in losses.items() if (reason := disagreement(found, losses[plain]))}
     eligible = [way for way in losses if str(way) not in rejected and medians[way] < MARGIN * medians[plain]]
     best = min(eligible, key=lambda way: medians[way], default=plain)
     return Choice(best, len(part), {str(way): round(value, 6) for way, value in medians.items()}, rejected)
@@ -142,8 +140,7 @@ def consider_compiling(
     except FAILURES as error:
         reason = f"compiling failed: {first_line(error)}"
         return replace(choice, rejected={**choice.rejected, str(way): reason}, why=f"not compiled: {reason}")
-    if not abs(found - loss) <= LOSS_TOLERANCE * abs(loss):
-        reason = f"loss {found:.4f} against {loss:.4f}"
+    if reason := disagreement(found, loss):
         return replace(choice, rejected={**choice.rejected, str(way): reason}, why=f"not compiled: {reason}")
     before, after = (median(times) for times in zip(*pairs, strict=True))
     saved = training * (1 - after / before)
@@ -152,6 +149,25 @@ def consider_compiling(
     if saved <= SHAPES * cost:
         return replace(choice, images=len(part), seconds=seconds, why=f"not compiled: {why}")
     return replace(choice, way=way, images=len(part), seconds=seconds, why=why)
+
+
+def disagreement(found: Tensor, plain: Tensor) -> str:
+    """Why the losses of a way are not those of float32, in words; "" where they are.
+
+    Batch normalisation with the statistics of few images makes much of little: with a head that is not fitted yet,
+    rounding to bfloat16 changes the loss of an image by a tenth and more, up for one and down for another. So the gap
+    of the means counts by as much as it is more than two standard errors of the differences image by image. A way that
+    gives something else altogether may have the same mean: its differences spread more than the losses themselves.
+
+    Args:
+        found, plain: (B,), of the same images.
+    """
+    tolerance = LOSS_TOLERANCE * abs(float(plain.mean()))
+    differences = found - plain
+    gap, spread = abs(float(differences.mean())), float(differences.std(correction=0))
+    if gap <= tolerance + 2 * spread / math.sqrt(len(plain)) and spread <= tolerance + float(plain.std(correction=0)):
+        return ""
+    return f"loss {float(found.mean()):.4f} against {float(plain.mean()):.4f}, image by image ± {spread:.4f}"
 
 
 @dataclass(frozen=True)
@@ -240,16 +256,18 @@ def _fitting(model: Classifier, part: Batch, rule: StepRule, way: Way) -> Batch:
         part = part.first(len(part) // 2)
 
 
-def _pass(model: Classifier, batch: Batch, rule: StepRule, way: Way) -> tuple[float, float]:
-    """Seconds and mean loss of one forward and backward pass."""
+def _pass(model: Classifier, batch: Batch, rule: StepRule, way: Way) -> tuple[float, Tensor]:
+    """Seconds of one forward and backward pass, and the (B,) losses of the images. All ways drop the same."""
     device = batch.images.device
-    synchronize(device)
-    start = time.perf_counter()
-    with autocast(device, way.precision):
-        logits = model(rule.preprocess(batch.images))
-    loss = rule.loss(logits, batch.targets, batch.valid) / len(batch)
-    torch.autograd.backward(loss)
-    synchronize(device)
-    seconds = time.perf_counter() - start
+    with torch.random.fork_rng():
+        torch.manual_seed(rule.seed)
+        synchronize(device)
+        start = time.perf_counter()
+        with autocast(device, way.precision):
+            logits = model(rule.preprocess(batch.images))
+        torch.autograd.backward(rule.loss(logits, batch.targets, batch.valid) / len(batch))
+        synchronize(device)
+        seconds = time.perf_counter() - start
     model.zero_grad()
-    return seconds, float(loss.detach())
+    rows = zip(*(torch.split(each, 1) for each in (logits.detach(), batch.targets, batch.valid)), strict=True)
+    return seconds, torch.stack([rule.loss(*row) for row in rows]).float().cpu()
