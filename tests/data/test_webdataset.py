@@ -21,7 +21,7 @@ from linnaeus.data.doctor import audit
 from linnaeus.data.loader import FileLoader, decoded
 from linnaeus.data.order import Order
 from linnaeus.data.shard_order import shard_order
-from linnaeus.data.sources import Columns, open_source, remote, webdataset
+from linnaeus.data.sources import Columns, indexes, open_source, remote
 from linnaeus.data.sources.remote import ShardCache, look_at
 from linnaeus.data.sources.shard_names import expand, find_shards
 from linnaeus.data.sources.tar import is_header_of, load_index, save_index, scan
@@ -259,7 +259,7 @@ def test_images_may_be_read_by_threads_and_after_being_sent(tmp_path):
 def test_a_shard_is_passed_over_once_and_again_when_it_changes(tmp_path, monkeypatch):
     shard = write(tmp_path / "t.tar", samples(4))
     passes = []
-    monkeypatch.setattr(webdataset, "scan", lambda file: passes.append(file.name) or scan(file))
+    monkeypatch.setattr(indexes, "scan", lambda file, _: passes.append(file.name) or scan(file))
     first, again = open_source(str(shard)), open_source(str(shard))
     assert contents(first) == contents(again)
     assert len(passes) == 1
@@ -271,7 +271,7 @@ def test_a_shard_is_passed_over_once_and_again_when_it_changes(tmp_path, monkeyp
 def test_an_index_beside_the_shard_is_used_while_it_is_true(tmp_path, monkeypatch):
     shard = write(tmp_path / "t.tar", samples(4))
     save_index(tmp_path / "t.index", scan(io.BytesIO(shard.read_bytes())), str(shard.stat().st_size))
-    monkeypatch.setattr(webdataset, "scan", None)
+    monkeypatch.setattr(indexes, "scan", None)
     assert contents(open_source(str(shard))) == [png(0, i) for i in range(4)]
     monkeypatch.undo()
     monkeypatch.setenv("LINNAEUS_CACHE", str(tmp_path / "another"))

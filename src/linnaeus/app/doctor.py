@@ -28,7 +28,7 @@ def doctor(config: DataConfig, *, page: Path, display: Display) -> Diagnosis:
     # A file that is written atomically takes the place of whatever has its name: even of a device.
     if not page.parent.is_dir() or (page.exists() and not page.is_file()):
         raise RequestError(f"--page {page}: expected the name of a file in a folder that exists")
-    source = open_source(config.source, columns(config))
+    source = open_source(config.source, columns(config), bar=display.bar)
     _, diagnosis = examine(source, config, display)
     write_page(page, config.source, source, diagnosis)
     display.show(_table(diagnosis) if diagnosis.findings else f"{len(diagnosis.case.labels):,} images, no findings")

@@ -54,10 +54,10 @@ def evaluate(
     if isinstance(bundle, Artefact):
         folder = _check_artefact(bundle, robustness, display)
     if data is None:
-        source, what = own_images(Run(folder), split or "test")
+        source, what = own_images(Run(folder), split or "test", display)
         config = Run(folder).read_config()
     else:
-        source, what = other_images(data, columns, split)
+        source, what = other_images(data, columns, split, display)
         config = make_config({"data": {"source": data}})
     source = match_model(source, bundle, what, display)
     with display.bar("checking images", len(source.labels)) as advance:
@@ -100,10 +100,10 @@ def match_model(source: Source, bundle: Bundle | Artefact, what: str, display: D
     return _Relabelled(source, _match(labels, bundle.classes))
 
 
-def own_images(run: Run, role: str) -> tuple[Source, str]:
+def own_images(run: Run, role: str, display: Display) -> tuple[Source, str]:
     """The images of a role of a run, and what they are in words."""
     config = run.read_config()
-    source = open_source(config.data.source, columns_of(config.data))
+    source = open_source(config.data.source, columns_of(config.data), bar=display.bar)
     roles, gone = read_roles(run.data, source)
     chosen = np.flatnonzero(roles == role)
     expected = len(chosen) + sum(r == role for r in gone.values())
@@ -114,9 +114,9 @@ def own_images(run: Run, role: str) -> tuple[Source, str]:
     return Subset(source, chosen), f"{role} images of {config.data.source}"
 
 
-def other_images(data: str, columns: Columns, split: str | None) -> tuple[Source, str]:
+def other_images(data: str, columns: Columns, split: str | None, display: Display) -> tuple[Source, str]:
     """The images of a split, by default test, or else val, or else all; and what they are in words."""
-    source = open_source(data, columns)
+    source = open_source(data, columns, bar=display.bar)
     present = [name for name in ("test", "val", "train") if (source.labels.splits == name).any()]
     if split is not None and split not in present:
         raise RequestError(f"{data} has no split '{split}': it has {', '.join(present) or 'no splits'}")

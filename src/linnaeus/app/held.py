@@ -24,7 +24,7 @@ from linnaeus.deploy.gate import Held
 
 MOST = 4096
 """Images that the gate judges on at most: 600 MB at 224 pixels."""
-CALIBRATION, CHOOSING = 128, 512
+CALIBRATION, CHOOSING, TUNING = 128, 512, 2048
 
 
 class HeldImages:
@@ -43,24 +43,30 @@ class HeldImages:
     def judging(self) -> Held:
         """Those that the gate judges on."""
         if self._data is None:
-            source, what = own_images(Run(self._folder), "test")
+            source, what = own_images(Run(self._folder), "test", self._display)
             config = Run(self._folder).read_config()
         else:
-            source, what = other_images(self._data, Columns(), None)
+            source, what = other_images(self._data, Columns(), None, self._display)
             config = make_config({"data": {"source": self._data}})
         return self._held(source, what, config, MOST)
 
     def choosing(self) -> Held:
         """Those that layers are chosen by: the run's val images, none of which the gate sees."""
-        source, what = own_images(self._run("8-bit layers are chosen by its val images"), "val")
+        source, what = own_images(self._run("8-bit layers are chosen by its val images"), "val", self._display)
         return self._held(source, what, Run(self._folder).read_config(), CHOOSING)
 
     def calibration(self) -> Pixels:
         """(N, S, S, C) uint8: training images, as many of each class as can be."""
-        run = self._run("8-bit ranges are measured on its training images")
-        source, _ = own_images(run, "train")
-        index = _of_each_class(source, CALIBRATION)
-        images, _ = self._read(Subset(source, index), run.read_config(), "calibration images")
+        return self._training("8-bit ranges are measured on its training images", CALIBRATION, "calibration images")
+
+    def tuning(self) -> Pixels:
+        """(N, S, S, C) uint8: more training images, as calibration sees them, for weights to be tuned on."""
+        return self._training("--qat trains on its training images", TUNING, "training images")
+
+    def _training(self, why: str, most: int, what: str) -> Pixels:
+        run = self._run(why)
+        source, _ = own_images(run, "train", self._display)
+        images, _ = self._read(Subset(source, _of_each_class(source, most)), run.read_config(), what)
         return images
 
     def _run(self, why: str) -> Run:

@@ -107,7 +107,7 @@ def pack(config: DataConfig, out: Path, packing: Packing, display: Display) -> P
         Interrupted: after Ctrl-C.
     """
     _check_folder(out)
-    source = open_source(config.source, columns(config))
+    source = open_source(config.source, columns(config), bar=display.bar)
     for note in source.labels.notes:
         display.say(note)
     fingerprint = _fingerprint(source, packing)

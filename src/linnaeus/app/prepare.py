@@ -106,7 +106,7 @@ def prepare(config: DataConfig, *, seed: int, display: Display, run_data: Path |
     Raises:
         LinnaeusError: as the stages do; a `DataError` when no image decodes.
     """
-    source = open_source(config.source, columns(config))
+    source = open_source(config.source, columns(config), bar=display.bar)
     if config.limit is not None:
         source = take_per_class(source, config.limit, seed=seed)
     found, diagnosis = examine(source, config, display)

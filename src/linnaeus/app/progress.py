@@ -4,7 +4,15 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    TextColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
 
 Advance = Callable[[int], None]
@@ -31,8 +39,12 @@ class Display:
 
     @contextmanager
     def bar(self, what: str, total: int, *, unit: str = "images") -> Iterator[Advance]:
-        """A bar with an ETA for a stage of known length; the block gets the function that advances it."""
-        columns = (*_COLUMNS, MofNCompleteColumn(), TextColumn(unit), TimeRemainingColumn())
+        """A bar with an ETA for a stage of known length; the block gets the function that advances it, from any thread.
+
+        Of the unit "bytes", MB and GB are shown.
+        """
+        amount = (DownloadColumn(),) if unit == "bytes" else (MofNCompleteColumn(), TextColumn(unit))
+        columns = (*_COLUMNS, *amount, TimeRemainingColumn())
         with Progress(*columns, console=self.stderr, transient=True, disable=not self.stderr.is_terminal) as progress:
             task = progress.add_task(what, total=total)
             yield lambda amount: progress.advance(task, amount)

@@ -1,6 +1,7 @@
 """What every source of images offers."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Literal, Protocol
 
@@ -11,6 +12,19 @@ from linnaeus.data.decode import Pixels
 
 SPLIT_NAMES = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 """What a folder of a split is called, in any case."""
+
+
+class Bar(Protocol):
+    """Shows how far a long piece of work is; the block gets a function of how much more is done, for any thread."""
+
+    def __call__(self, what: str, total: int, *, unit: str) -> AbstractContextManager[Callable[[int], None]]:
+        """`total`: how much there is to do, in `unit`: "bytes", or how things are called."""
+
+
+@contextmanager
+def no_bar(what: str, total: int, *, unit: str) -> Iterator[Callable[[int], None]]:  # noqa: ARG001  # as a `Bar`
+    """A `Bar` that shows nothing."""
+    yield lambda _: None
 
 
 @dataclass(frozen=True)

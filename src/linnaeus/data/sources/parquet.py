@@ -3,7 +3,7 @@
 import errno
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from linnaeus.data.decode import Pixels, decode
 from linnaeus.data.sources import arrow
-from linnaeus.data.sources.base import Labels
+from linnaeus.data.sources.base import Bar, Labels, no_bar
 from linnaeus.data.sources.columns import Columns, Roles, assign
 from linnaeus.data.sources.files import FileSource
 from linnaeus.data.sources.folder import files_in, split_folders
@@ -61,7 +61,7 @@ class ParquetSource:
         return decode(content)
 
 
-def open_parquet(files: Sequence[Path], root: Path, columns: Columns) -> ParquetSource | FileSource:
+def open_parquet(files: Sequence[Path], root: Path, columns: Columns, bar: Bar = no_bar) -> ParquetSource | FileSource:
     """Opens Parquet files as one source.
 
     Splits are those of a split column; without one, those in the names of the files or of their folders, as in
@@ -71,6 +71,7 @@ def open_parquet(files: Sequence[Path], root: Path, columns: Columns) -> Parquet
         files: of one schema, in order.
         root: the folder that the images' names begin at.
         columns: the user's word.
+        bar: shows how many of the rows were read.
 
     Raises:
         RequestError: if pyarrow is missing, a file cannot be read, a column is missing or could be several.
@@ -85,10 +86,12 @@ def open_parquet(files: Sequence[Path], root: Path, columns: Columns) -> Parquet
     kind = schema.field(roles.path).type
     holds_paths = not (arrow.is_image_struct(kind) or arrow.is_bytes(kind))
     names = arrow.class_names(features)
-    table = Table(header, _chunks(shards, roles, names, holds_paths=holds_paths), names)
-    if holds_paths:
-        return file_source(table, roles, root, first_row=0)
-    labels, rows = make_labels(table, roles, gather(table, roles, holds_paths=False), shards.name)
+    with bar("reading labels", shards.num_rows, unit="rows") as advance:
+        table = Table(header, _chunks(shards, roles, names, advance, holds_paths=holds_paths), names)
+        if holds_paths:
+            return file_source(table, roles, root, first_row=0)
+        gathered = gather(table, roles, holds_paths=False)
+    labels, rows = make_labels(table, roles, gathered, shards.name)
     if shards.largest_group > _LARGE_GROUP:
         size = f"row groups of up to {shards.largest_group >> 20} MiB, each read whole for any image in it"
         labels = replace(labels, notes=(*labels.notes, f"{size}: slow. Write groups of 100 images"))
@@ -109,7 +112,12 @@ def split_of(file: Path) -> str:
 
 
 def _chunks(
-    shards: Shards, roles: Roles, names: Mapping[str, Sequence[str]], *, holds_paths: bool
+    shards: Shards,
+    roles: Roles,
+    names: Mapping[str, Sequence[str]],
+    advance: Callable[[int], None],
+    *,
+    holds_paths: bool,
 ) -> Iterator[tuple[int, dict[str, list[Cell]]]]:
     wanted = [roles.label, roles.split, *roles.others, roles.path if holds_paths else None]
     columns = [field.name for field in shards.schema if field.name in wanted and arrow.holds_cells(field.type)]
@@ -121,6 +129,7 @@ def _chunks(
         if holds_paths and folder and roles.path in chunk:
             chunk[roles.path] = [_below(folder, path) for path in chunk[roles.path]]
         yield batch.num_rows, chunk
+        advance(batch.num_rows)
 
 
 def _below(folder: str, path: Cell) -> Cell:

@@ -170,8 +170,11 @@ class ShardCache:
             self._failed[shard.key] = (time.monotonic(), error.strerror or str(error))
             raise
 
-    def fetch(self, shard: Shard) -> Path:
+    def fetch(self, shard: Shard, progress: Callable[[int], None] = lambda _: None) -> Path:
         """The whole shard as a file on this disk; one process fetches it, others that want it wait.
+
+        Args:
+            progress: called with the number of bytes that came since the last call; below 0 where they come again.
 
         Raises:
             OSError: if it cannot be had, or is larger than the budget.
@@ -185,7 +188,7 @@ class ShardCache:
             if not path.exists():
                 self._make_room(shard.size)
                 with atomic(path) as temporary:
-                    _patiently(shard.place, lambda files, place: _copy(files, place, temporary))
+                    _patiently(shard.place, lambda files, place: _copy(files, place, temporary, progress))
                     if temporary.stat().st_size != shard.size:
                         raise OSError(errno.EIO, f"it came short of its {shard.size:,} bytes", shard.place)
         return path
@@ -223,12 +226,19 @@ class ShardCache:
             yield
 
 
-def _copy(files: Any, place: str, path: Path) -> None:
+def _copy(files: Any, place: str, path: Path, progress: Callable[[int], None]) -> None:
+    came = counts = 0
     try:
         with files.open(place, "rb", cache_type="none") as there, path.open("wb") as here:
-            shutil.copyfileobj(there, here, _PIECE)
+            while piece := there.read(_PIECE):
+                here.write(piece)
+                progress(len(piece))
+                came += len(piece)
+        counts = came
     except ValueError:  # a server that knows no ranges
         files.get_file(place, str(path))
+    finally:
+        progress(counts - came)  # of an attempt that failed nothing counts: the next one begins anew
 
 
 def _asked(place: str, ask: Callable[[Any, str], T]) -> T:

@@ -17,7 +17,7 @@ import json
 import os
 import tarfile
 from array import array
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
@@ -37,6 +37,7 @@ BLOCK = 512  # bytes of a header; also what all members are padded to
 _IMAGES = frozenset(ending.removeprefix(".") for ending in EXTENSIONS)
 _LABELS = ("cls", "json")
 _LABEL_BYTES = 1 << 20
+_TOLD = 1 << 20  # bytes between two words on how far a pass is: a word a member would cost as much as the member
 _NO_LABEL = "null"
 _COMPRESSED = {b"\x1f\x8b": "gzip", b"BZ": "bzip2", b"\xfd7": "xz", b"\x28\xb5": "zstd"}
 # What Python's tarfile was seen to raise on damaged shards.
@@ -80,13 +81,14 @@ class _Sample:
     others: list[str] = field(default_factory=list)
 
 
-def scan(file: IO[bytes]) -> ShardIndex:
+def scan(file: IO[bytes], progress: Callable[[int], None] | None = None) -> ShardIndex:
     """Reads all headers and labels of a shard, and none of its images.
 
     A shard that was cut off or is damaged gives the samples before the damage, and says so in `end`.
 
     Args:
         file: opened for reading, and able to seek.
+        progress: called with the number of bytes passed over since the last call.
 
     Raises:
         DataError: if it is compressed.
@@ -101,7 +103,7 @@ def scan(file: IO[bytes]) -> ShardIndex:
     try:
         with tarfile.open(fileobj=file, mode="r:", encoding="utf-8", errors="surrogateescape") as tar:
             try:
-                for member in _members(tar):
+                for member in _members(tar, progress):
                     _note(member, file, samples, ignored)
                 end = _end(file, tar.offset)
             except _TAR_FAILS as error:
@@ -111,13 +113,17 @@ def scan(file: IO[bytes]) -> ShardIndex:
     return _index(samples, length, ignored, end)
 
 
-def _members(tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
+def _members(tar: tarfile.TarFile, progress: Callable[[int], None] | None) -> Iterator[tarfile.TarInfo]:
     """The members one at a time; tarfile itself keeps all that it has seen."""
+    told = 0
     while (member := tar.next()) is not None:
         tar.members.clear()  # type: ignore[attr-defined]  # typeshed does not know it
         if tar.offset <= member.offset:
             raise tarfile.ReadError("a member of negative size")
         yield member
+        if progress is not None and tar.offset - told >= _TOLD:
+            progress(tar.offset - told)
+            told = tar.offset
 
 
 def _end(file: IO[bytes], offset: int) -> str:

@@ -12,8 +12,6 @@ import errno
 import json
 import os
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from hashlib import blake2b
 from pathlib import Path
@@ -21,21 +19,18 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from linnaeus.core.errors import DataError, EnvironmentFault, RequestError
-from linnaeus.core.files import atomic, user_cache
+from linnaeus.core.errors import DataError
 from linnaeus.data.decode import Pixels, decode
-from linnaeus.data.sources import remote
-from linnaeus.data.sources.base import Labels
+from linnaeus.data.sources.base import Bar, Labels, no_bar
 from linnaeus.data.sources.columns import Header, Roles, shorten
+from linnaeus.data.sources.indexes import look
 from linnaeus.data.sources.labels import make_labels
 from linnaeus.data.sources.parquet import BY_FILE, split_of
 from linnaeus.data.sources.paths import Paths, join, readable
 from linnaeus.data.sources.remote import Shard, ShardCache, is_address
 from linnaeus.data.sources.rows import Cell, Coded, Gathered, Table, cell
-from linnaeus.data.sources.shard_names import class_names, index_name, root_of
-from linnaeus.data.sources.tar import BLOCK, ShardIndex, is_header_of, load_index, save_index, scan
-
-_READERS = 8  # shards that are opened at the same time
+from linnaeus.data.sources.shard_names import class_names, root_of
+from linnaeus.data.sources.tar import BLOCK, ShardIndex, is_header_of
 
 
 @dataclass(frozen=True)
@@ -117,7 +112,7 @@ def _as_number(version: str) -> int:
     return int.from_bytes(blake2b(version.encode(), digest_size=7).digest())
 
 
-def open_webdataset(shards: Sequence[str]) -> ShardSource:
+def open_webdataset(shards: Sequence[str], bar: Bar = no_bar) -> ShardSource:
     """Opens tar shards as one source.
 
     Splits are those in the names of the shards or of their folders, as in `train-000000.tar` and `test/0000.tar`, where
@@ -126,14 +121,13 @@ def open_webdataset(shards: Sequence[str]) -> ShardSource:
 
     Args:
         shards: their paths or addresses, in order.
+        bar: shows how many shards were looked at, and how much of those without an index was passed over.
 
     Raises:
         RequestError: if a shard does not exist or cannot be reached.
         DataError: if a shard is compressed, no shard holds a sample, or the labels cannot be used.
     """
-    with ThreadPoolExecutor(_READERS) as pool:
-        looked_at = list(pool.map(remote.look_at, shards))
-        indexed = list(pool.map(_index_of, looked_at))
+    looked_at, indexed = look(shards, bar)
     root = root_of(shards)
     names = tuple(readable(shard.removeprefix(root)) for shard in shards)
     indexes = [index for index, _ in indexed]
@@ -183,51 +177,6 @@ def _source(
         shards=places.shard if is_address(places.shards[0].place) else None,
     )
     return ShardSource(places, labels)
-
-
-def _index_of(shard: Shard) -> tuple[ShardIndex, str]:
-    """The samples of a shard, and what to say of it: from beside it, from an earlier run, or by a pass over it."""
-    kept = user_cache("shard-indexes") / f"{shard.key}.safetensors"
-    with suppress(RequestError, EnvironmentFault):  # there is none, or a torn one
-        if (index := load_index(kept, shard.stamp)) is not None:
-            return index, ""
-    index, note = _index_beside(shard, kept)
-    if index is None:
-        try:
-            path = ShardCache().fetch(shard) if is_address(shard.place) else Path(shard.place)
-            with path.open("rb") as file:
-                index = scan(file)
-        except DataError as error:
-            raise DataError(f"{shard.place} {error}") from None
-        except OSError as error:
-            raise RequestError(f"{shard.place} cannot be read: {error.strerror or error}") from None
-    if len(index):
-        with suppress(OSError):  # the next run passes over the shard again
-            kept.parent.mkdir(parents=True, exist_ok=True)
-            save_index(kept, index, shard.stamp)
-    return index, note
-
-
-def _index_beside(shard: Shard, kept: Path) -> tuple[ShardIndex | None, str]:
-    """What lies beside the shard, of the same size; an address's is brought to `kept` first."""
-    place = index_name(shard.place)
-    path = Path(place)
-    if is_address(place):
-        content = remote.fetch_small(place)
-        if content is None:
-            return None, ""
-        with suppress(OSError):
-            kept.parent.mkdir(parents=True, exist_ok=True)
-            with atomic(kept) as temporary:
-                temporary.write_bytes(content)
-        path = kept
-    if not path.is_file():
-        return None, ""
-    try:
-        index = load_index(path, str(shard.size))
-    except (RequestError, EnvironmentFault) as error:
-        return None, f"{place} is not used: {error}"
-    return index, "" if index else f"{place} is not used: it is of another version of the shard"
 
 
 def _cells(indexes: Sequence[ShardIndex], names: tuple[str, ...], where: str) -> tuple[Coded, tuple[str, ...]]:
