@@ -20,6 +20,7 @@ from linnaeus.cli.train import resume, train
 from linnaeus.cli.tune import tune
 from linnaeus.cli.use import benchmark, evaluate, predict
 from linnaeus.core.errors import EnvironmentFault, LinnaeusError, one_line
+from linnaeus.core.memory import keep_freed_memory
 
 app = typer.Typer(
     name="linnaeus",
@@ -56,6 +57,7 @@ def main() -> None:
     """The program: runs a command, and turns every error into one line and an exit code."""
     # Pillow warns of oddities in files; what matters of them becomes a finding.
     warnings.filterwarnings("ignore", module="PIL")
+    keep_freed_memory()
     try:
         app()
     except LinnaeusError as error:

@@ -1,8 +1,7 @@
 """How much memory training takes, at its peak and by phase.
 
 On CUDA it is what PyTorch's tensors take. On a CPU it is the resident set of this process, as the system counts it:
-with the program itself, without the processes that decode images, and a little more than tensors need, since freed
-memory does not go back to the system at once.
+with the program itself, without the processes that decode images, and a little more than tensors need.
 """
 
 import platform
@@ -15,6 +14,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from linnaeus.core.batch import Batch
+from linnaeus.core.memory import return_freed_memory
 from linnaeus.explain.hooks import watch
 
 MIB = 2**20
@@ -26,6 +26,7 @@ def forget_peak(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     elif platform.system() == "Linux":
+        return_freed_memory()
         try:
             _CLEAR.write_text("5")  # resets the peak of the resident set (man 5 proc)
         except OSError:
