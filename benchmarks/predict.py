@@ -29,6 +29,7 @@ from torchvision import transforms
 
 sys.path.insert(0, str(Path(__file__).parent))
 from deploy import CALIBRATION, make_bundle, photos
+from linnaeus.core.memory import keep_freed_memory
 from linnaeus.deploy.artefact import Artefact, open_run
 from linnaeus.deploy.bundle import Bundle
 from linnaeus.deploy.formats import FORMATS, parse_target
@@ -45,6 +46,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--targets", nargs="+", default=["onnx:f32", "onnx:int8", "openvino:bf16", "openvino:int8"])
     given = parser.parse_args()
+    keep_freed_memory()  # as `linnaeus predict` does; the loop gains by it too
     paths = sorted((Path(os.environ.get("LINNAEUS_TEST_DATA", "")) / "imagenet-sample-1000").glob("*/*"))
     bundle = make_bundle(NETWORK)
     with tempfile.TemporaryDirectory() as scratch:
