@@ -1,18 +1,24 @@
 """An export of a run delivers what the gate lets pass, and nothing else; its table says of all why."""
 
 import json
+import shutil
+from copy import deepcopy
 from dataclasses import replace
+from html import unescape
 
 import numpy as np
 import pytest
+import torch
 
 from linnaeus.app import export as exporting
 from linnaeus.app.config import make_config
 from linnaeus.app.export import Wanted, export, left_out, parse_targets
 from linnaeus.app.exports import read_attempts
+from linnaeus.app.held import HeldImages
 from linnaeus.app.progress import Display
 from linnaeus.app.train import train
 from linnaeus.core.errors import RequestError
+from linnaeus.core.files import write_json
 from linnaeus.deploy.artefact import load_artefact
 from linnaeus.deploy.bundle import load_bundle
 from linnaeus.deploy.formats import FORMATS
@@ -172,3 +178,95 @@ def test_what_is_missing_names_the_command_and_all_leaves_it_out(trained, monkey
 def test_nonsense_is_no_target(words):
     with pytest.raises(RequestError, match="--to"):
         parse_targets(words)
+
+
+def test_weights_are_tuned_once_for_all_static_integers_and_it_is_written_down(trained, monkeypatch):
+    for name in ("onnx", "openvino"):
+        if missing := FORMATS[name].missing("int8"):
+            pytest.skip(f"{name}:int8 needs {', '.join(missing)}")
+    asked, quantized = [], []
+    tune, write = exporting.tuned, exporting.write_within
+
+    def tuned(graph, images, **more):
+        asked.append((deepcopy(graph), images))  # a copy, so that it is another one also where no tuning was needed
+        return asked[0][0], tune(graph, images, **more)[1]
+
+    def write_within(form, job, *words, **more):
+        quantized.append(job.graph)
+        return write(form, job, *words, **more)
+
+    monkeypatch.setattr(exporting, "tuned", tuned)
+    monkeypatch.setattr(exporting, "write_within", write_within)
+    targets = (("onnx", "int8"), ("torchscript", "f32"), ("openvino", "int8"))
+    first, plain, second = export(trained, Wanted(targets, qat=True), data=None, display=QUIET)
+    ((graph, images),) = asked
+    assert all(each is graph for each in quantized)
+    assert first.verdict.passed
+    assert plain.tuning is None
+    assert first.tuning == second.tuning == attempts(trained)["onnx:int8"].tuning
+    assert first.tuning.images == len(images.training)
+    content = json.loads((trained / "exports" / "onnx-int8" / "artefact.json").read_text())
+    assert content["tuning"] == first.tuning.to_json()
+    assert f"onnx:int8, weights tuned to bear 8 bits (--qat): {first.tuning.in_words()}" in unescape(
+        (trained / "report.html").read_text()
+    )
+    assert "tuning" not in json.loads((trained / "exports" / "torchscript-f32" / "artefact.json").read_text())
+    trained_on = {image.tobytes() for image in images.training.numpy()}
+    judged_on = {image.tobytes() for image in HeldImages(trained, load_bundle(trained), None, QUIET).judging().images}
+    assert len(trained_on) > len(judged_on) > 1
+    assert not trained_on & judged_on
+    assert not trained_on & {image.tobytes() for image in images.apart.numpy()}
+
+
+def test_tuned_weights_are_judged_by_what_the_run_says(trained, monkeypatch):
+    """Not by what the tuned network says: one that answers everything alike is refused."""
+    if missing := FORMATS["onnx"].missing("int8"):
+        pytest.skip(f"onnx:int8 needs {', '.join(missing)}")
+    tune = exporting.tuned
+
+    def spoilt(graph, images, **more):
+        made = deepcopy(graph)
+        made.network.head.bias.data += torch.tensor([100.0, 0.0])
+        return made, tune(graph, images, **more)[1]
+
+    monkeypatch.setattr(exporting, "tuned", spoilt)
+    (attempt,) = export(trained, Wanted((("onnx", "int8"),), qat=True), data=None, display=QUIET)
+    assert attempt.verdict.outcome == "refused"
+    assert "points of accuracy" in attempt.verdict.reasons[0]
+
+
+def test_an_interrupted_tuning_leaves_all_as_it_was(trained, monkeypatch):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    before = {path: path.read_bytes() for path in trained.rglob("*") if path.is_file()}
+    monkeypatch.setattr(exporting, "tuned", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        export(trained, Wanted((("onnx", "int8"),), qat=True), data=None, display=QUIET)
+    assert {path: path.read_bytes() for path in trained.rglob("*") if path.is_file()} == before
+
+
+@pytest.mark.parametrize("target", [("onnx", "f32"), ("onnx", "int8-dynamic"), ("torchscript", "tutorial-int8")])
+def test_tuning_for_nothing_that_it_changes_is_an_error(trained, target):
+    with pytest.raises(RequestError, match=r"--qat has no effect.*expected one of aoti:int8, onnx:int8"):
+        export(trained, Wanted((target,), qat=True), data=None, display=QUIET)
+
+
+def test_tuning_needs_the_training_images_of_a_run(trained):
+    with pytest.raises(RequestError, match="--qat trains on its training images"):
+        export(
+            trained / "model", Wanted((("onnx", "int8"),), qat=True), data=str(trained.parent / "dots"), display=QUIET
+        )
+
+
+def test_attempts_from_before_there_was_tuning_are_read(trained):
+    old = [exported(trained, "torchscript:f32")]
+    (trained / "old").mkdir()
+    write_json(
+        trained / "old" / "exports.json",
+        "linnaeus-exports",
+        1,
+        {"exports": [{key: value for key, value in each.to_json().items() if key != "tuning"} for each in old]},
+    )
+    assert read_attempts(trained / "old") == old
+    shutil.rmtree(trained / "old")

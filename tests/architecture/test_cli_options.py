@@ -41,7 +41,7 @@ FROZEN: dict[str, set[str]] = {
     "linnaeus evaluate": {"RUN", "DATA", "--split", "--robustness", *COLUMNS, "--device", "--json"},
     "linnaeus explain": {"RUN", "IMAGES", "--method", "--class", "--out", "--device", "--json"},
     "linnaeus predict": {"RUN", "IMAGES", "--format", "--top", "--embeddings", "--min-accuracy", "--device"},
-    "linnaeus export": {"RUN", "--to", "--batch", "--data", "--max-drop", "--min-agreement", "--json"},
+    "linnaeus export": {"RUN", "--to", "--batch", "--data", "--max-drop", "--min-agreement", "--qat", "--json"},
     "linnaeus benchmark": {"PATHS", "--profile", "--device", "--json"},
     "linnaeus report": {"RUNS", "--page", "--device", "--json"},
     "linnaeus models": {"PATTERN"},

@@ -77,6 +77,7 @@ def test_a_refused_artefact_is_exit_code_one_with_the_reason(trained, run, monke
         (["--batch", "0"], "expected a number from 1 to 1024, or dynamic"),
         (["--batch", "-3"], "expected a number from 1 to 1024, or dynamic"),
         (["--batch", "many"], "expected a number from 1 to 1024, or dynamic"),
+        (["--to", "onnx,onnx:int8-dynamic", "--qat"], "--qat has no effect on what is asked for by --to"),
         (["--to", "torch", "--data", "no/such/folder"], "no/such/folder"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,

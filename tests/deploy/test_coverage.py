@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from linnaeus.deploy.coverage import count_coverage, sensitivity, trained_layers, weighted
+from linnaeus.deploy.coverage import count_coverage, divergence, sensitivity, trained_layers, weighted
 from linnaeus.deploy.graph import Graph
 
 from .small import bundle, photos
@@ -86,10 +86,8 @@ def test_measuring_sensitivity_leaves_the_network_as_it_was():
 
 @pytest.mark.parametrize("task", ["single", "multi"])
 def test_sensitivity_is_the_divergence_that_the_formula_gives(task):
-    from linnaeus.deploy.coverage import _divergence
-
     expected, found = torch.tensor([[0.7, 0.3]]), torch.tensor([[0.5, 0.5]])
     wanted = (expected * (expected / found).log()).sum()
     if task == "multi":
         wanted = (wanted + ((1 - expected) * ((1 - expected) / (1 - found)).log()).sum()) / 2
-    assert _divergence(expected, found, several=task == "multi") == pytest.approx(float(wanted))
+    assert divergence(expected, found, several=task == "multi") == pytest.approx(float(wanted))

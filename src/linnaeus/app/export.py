@@ -24,6 +24,7 @@ from linnaeus.deploy.formats.base import Job, Unchanged, Unrunnable, first_line
 from linnaeus.deploy.formats.onnx import describe
 from linnaeus.deploy.gate import Held, Limits, Verdict, judge
 from linnaeus.deploy.graph import Graph
+from linnaeus.deploy.qat import Images, Tuning, count_steps, tuned
 from linnaeus.deploy.quantize import Quantized, write_within
 from linnaeus.deploy.snippets import write_snippets
 from linnaeus.deploy.standalone import ask_standalone
@@ -34,6 +35,8 @@ EXPORTERS_RAISE = (RuntimeError, ValueError, TypeError, KeyError, AssertionError
 """On networks that they cannot convert; `NotImplementedError` is a `RuntimeError`."""
 SENSED = 16
 """Images that tell how each layer bears quantization."""
+ASKED = 128
+"""Images of val that tell whether tuned weights bear it better."""
 
 
 @dataclass(frozen=True)
@@ -43,11 +46,13 @@ class Wanted:
     Attributes:
         targets: (format, precision) pairs.
         batch: images at once; None for any number.
+        qat: the weights are tuned to bear quantization, before it.
     """
 
     targets: tuple[tuple[str, str], ...]
     batch: int | None = None
     limits: Limits = field(default_factory=Limits)
+    qat: bool = False
 
 
 @dataclass
@@ -56,6 +61,8 @@ class _Source:
 
     bundle: Bundle
     images: HeldImages
+    qat: bool
+    display: Display
 
     @cached_property
     def graph(self) -> Graph:
@@ -79,7 +86,19 @@ class _Source:
 
     @cached_property
     def sensitivity(self) -> dict[str, float]:
-        return sensitivity(self.graph, torch.from_numpy(self.calibration[:SENSED]))
+        return sensitivity(self.integers[0], torch.from_numpy(self.calibration[:SENSED]))
+
+    @cached_property
+    def integers(self) -> tuple[Graph, Tuning | None]:
+        """The network that is quantized, and what was done to its weights before."""
+        if not self.qat:
+            return self.graph, None
+        arrays = (self.images.tuning(), self.calibration, self.choosing.images[:ASKED], self.choosing.expected[:ASKED])
+        images = Images(*(torch.from_numpy(array) for array in arrays))
+        with self.display.bar("tuning weights", count_steps(len(images.training)), unit="steps") as advance:
+            graph, tuning = tuned(self.graph, images, advance=advance)
+        self.display.say(f"--qat: {tuning.in_words()}")
+        return graph, tuning
 
 
 def export(folder: Path, wanted: Wanted, *, data: str | None, display: Display) -> list[Attempt]:
@@ -92,11 +111,14 @@ def export(folder: Path, wanted: Wanted, *, data: str | None, display: Display) 
         data: images to judge on instead of the run's test images.
 
     Raises:
-        RequestError: if there is no model, or something that a target takes is not installed.
+        RequestError: if there is no model, a package that a target takes is not installed, or `qat` has no effect.
     """
+    _check_tunable(wanted)
     bundle = load_bundle(folder)
-    source = _Source(bundle, HeldImages(folder, bundle, data, display))
+    source = _Source(bundle, HeldImages(folder, bundle, data, display), wanted.qat, display)
     _check_installed(wanted.targets)
+    if wanted.qat:
+        _ = source.integers  # before anything is written
     home = folder / FOLDER
     home.mkdir(exist_ok=True)
     done = []
@@ -126,6 +148,12 @@ def parse_targets(words: str) -> tuple[tuple[str, str], ...]:
     if not targets or len(set(targets)) < len(targets):
         raise RequestError(f"--to {words}: expected formats, each once, such as onnx,openvino:int8; or all")
     return targets
+
+
+def _check_tunable(wanted: Wanted) -> None:
+    if wanted.qat and STATIC not in {precision for _, precision in wanted.targets}:
+        known = ", ".join(f"{name}:{STATIC}" for name, form in FORMATS.items() if STATIC in form.precisions)
+        raise RequestError(f"--qat has no effect on what is asked for by --to: expected one of {known} among it")
 
 
 def left_out() -> dict[str, str]:
@@ -175,7 +203,7 @@ def _make(source: _Source, name: str, precision: str, wanted: Wanted, folder: Pa
     coverage: Coverage | None = None
     quantized: Quantized | None = None
     if precision == STATIC:
-        job = Job(source.graph, precision, batch, source.calibration)
+        job = Job(source.integers[0], precision, batch, source.calibration)
         quantized = write_within(
             form, job, folder, held=source.choosing, limits=wanted.limits, worst=lambda: list(source.sensitivity)
         )
@@ -220,7 +248,7 @@ def _judge(
         if gap > GOLDEN_GAP.get(precision, GOLDEN_GAP_REDUCED):
             verdict = verdict.refused_for(f"without Linnaeus, golden samples give other probabilities, by {gap:.2g}")
     kept = quantized.tries[-1].kept if quantized else ()
-    return Attempt(content["name"], verdict, coverage, _size(folder), kept)
+    return Attempt(content["name"], verdict, coverage, _size(folder), kept, source.integers[1] if quantized else None)
 
 
 def _content(
@@ -249,6 +277,8 @@ def _content(
     if quantized is not None:
         content["float_layers"] = list(quantized.tries[-1].kept)
         content["sensitivity"] = source.sensitivity
+        if tuning := source.integers[1]:
+            content["tuning"] = tuning.to_json()
     return content
 
 

@@ -9,6 +9,7 @@ from rich.table import Table
 from linnaeus.core.files import read_json, write_json
 from linnaeus.deploy.coverage import Coverage
 from linnaeus.deploy.gate import Score, Verdict
+from linnaeus.deploy.qat import Tuning
 from linnaeus.metrics.intervals import Interval
 from linnaeus.report.exported import Covered, Exported, Judged
 from linnaeus.report.words import whole_percent
@@ -26,6 +27,7 @@ class Attempt:
         coverage: what is computed in 8 bits, where it was to be.
         size: bytes of what a runtime loads.
         float_layers: that were left in floating point, for the sake of accuracy.
+        tuning: what was done to the weights before quantization; None for nothing.
     """
 
     name: str
@@ -33,6 +35,7 @@ class Attempt:
     coverage: Coverage | None = None
     size: int = 0
     float_layers: tuple[str, ...] = ()
+    tuning: Tuning | None = None
 
     @property
     def place(self) -> str:
@@ -59,12 +62,14 @@ def from_json(content: dict[str, Any]) -> Attempt:
     if coverage is not None:
         pairs = {name: tuple(coverage[name]) for name in ("convolutions", "linears", "left")}
         coverage = Coverage(**{**coverage, **pairs})
+    tuning = content.get("tuning")  # none in files of before there was any
     return Attempt(
         content["name"],
         Verdict(verdict["outcome"], tuple(verdict["reasons"]), score),
         coverage,
         content["size"],
         tuple(content["float_layers"]),
+        None if tuning is None else Tuning(**tuning),
     )
 
 
@@ -95,6 +100,7 @@ def _told(attempt: Attempt) -> Exported:
         None if attempt.coverage is None else _covered(attempt.coverage),
         list(attempt.float_layers),
         attempt.size,
+        attempt.tuning.in_words() if attempt.tuning else "",
     )
 
 

@@ -23,6 +23,9 @@ def export(
     min_agreement: Annotated[
         float, typer.Option(min=0.0, max=1.0, help="Share of the images that must get the same answer.")
     ] = 0.97,
+    qat: Annotated[
+        bool, typer.Option("--qat", help="Train the weights to bear 8 bits first; for int8, where it loses too much.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Export a model for other runtimes. Each artefact is scored on real images, and refused if it got worse.
@@ -37,6 +40,8 @@ def export(
       linnaeus export runs/photos-1
 
       linnaeus export runs/photos-1 --to onnx:int8,openvino:bf16 --max-drop 0.5
+
+      linnaeus export runs/photos-1 --to onnx:int8,executorch:int8 --qat
 
       linnaeus export runs/photos-1 --to all
     """
@@ -53,7 +58,7 @@ def export(
     if batch != "dynamic" and not (batch.isdecimal() and 1 <= int(batch) <= 1024):
         raise RequestError(f"--batch {batch}: expected a number from 1 to 1024, or dynamic")
     size = None if batch == "dynamic" else int(batch)
-    wanted = Wanted(parse_targets(to), size, Limits(max_drop, min_agreement))
+    wanted = Wanted(parse_targets(to), size, Limits(max_drop, min_agreement), qat)
     attempts = run_export(run, wanted, data=data, display=display)
     display.show(exports_table(attempts))
     if any(attempt.verdict.passed for attempt in attempts):

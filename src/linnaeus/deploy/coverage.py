@@ -132,7 +132,7 @@ def sensitivity(graph: Graph, images: Tensor) -> dict[str, float]:
     for name, module in layers.items():
         if module in ranges:
             with _quantized(module, *ranges[module]):
-                found[name] = _divergence(expected, _ask(graph, images), several=graph.several)
+                found[name] = divergence(expected, _ask(graph, images), several=graph.several)
     return dict(sorted(found.items(), key=lambda item: -item[1]))
 
 
@@ -162,7 +162,7 @@ def _ask(graph: Graph, images: Tensor) -> Tensor:
     return torch.cat([graph(image[None]) for image in images])
 
 
-def _divergence(expected: Tensor, found: Tensor, *, several: bool) -> float:
+def divergence(expected: Tensor, found: Tensor, *, several: bool) -> float:
     """(N, K), (N, K) probabilities -> mean divergence of the second from the first; of the labels where several."""
     tiny = torch.finfo(torch.float32).tiny
     if several:

@@ -37,7 +37,8 @@ class Graph(nn.Module):
         self.side, self.channels = bundle.preprocess.geometry.image_size, bundle.preprocess.channels
         self.preprocess = deepcopy(bundle.preprocess).cpu()
         noise = torch.randint(0, 256, (2, self.channels, self.side, self.side), dtype=torch.uint8)
-        self.network = folded(deepcopy(bundle.model).cpu(), self.preprocess(noise))
+        network = deepcopy(bundle.model).cpu().to(memory_format=torch.contiguous_format)
+        self.network = folded(network, self.preprocess(noise))
         self._views, self.several = bundle.tta, bundle.task == "multi"
         calibration = bundle.calibration
         factor = calibration.scale if calibration.method == "vector" else (1 / calibration.temperature,)
@@ -55,10 +56,14 @@ class Graph(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """(B, S, S, C) uint8 -> (B, K) float32."""
+        calibrated = self.calibrated(images)
+        return calibrated.sigmoid() if self.several else calibrated.softmax(1)
+
+    def calibrated(self, images: Tensor) -> Tensor:
+        """(B, S, S, C) uint8 -> (B, K) float32, the logits of the probabilities."""
         # In order again, or else PyTorch gives averages strides of its own, which no other runtime computes well.
         prepared = self.preprocess(images.permute(0, 3, 1, 2)).contiguous()  # (B, S, S, C) -> (B, C, S, S)
-        calibrated = self._logits(prepared) * self.factor + self.offset
-        return calibrated.sigmoid() if self.several else calibrated.softmax(1)
+        return self._logits(prepared) * self.factor + self.offset
 
     def _logits(self, prepared: Tensor) -> Tensor:
         """(B, C, S, S) float -> (B, K) float32, the mean of all V views."""

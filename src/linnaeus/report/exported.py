@@ -51,6 +51,7 @@ class Exported:
         covered: None where it was not to compute in 8 bits.
         float_layers: that were kept in floating point, for the sake of accuracy.
         bytes: of what a runtime loads; 0 where there is nothing.
+        tuning: what was done to the weights before quantization, in words; empty for nothing.
     """
 
     name: str
@@ -60,3 +61,4 @@ class Exported:
     covered: Covered | None = None
     float_layers: list[str] = field(default_factory=list)
     bytes: int = 0
+    tuning: str = ""

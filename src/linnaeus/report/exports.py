@@ -109,9 +109,10 @@ def _judged(score: Judged | None) -> list[Cell]:
 def _details(tried: Sequence[Exported]) -> str:
     names = ["artefact", "largest gap", "log-loss (95% interval)", "layers", "weights", "work"]
     kept = [f"{each.name} keeps in floating point: {', '.join(each.float_layers)}" for each in tried]
+    tuned = [f"{each.name}, weights tuned to bear 8 bits (--qat): {each.tuning}" for each in tried if each.tuning]
     return (
         table("Further figures of each artefact", names, [_detail(each) for each in tried])
-        + bullets([line for line, each in zip(kept, tried, strict=True) if each.float_layers])
+        + bullets([line for line, each in zip(kept, tried, strict=True) if each.float_layers] + tuned)
         + paragraph(_MEANINGS, "quiet")
     )
 
