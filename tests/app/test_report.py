@@ -11,14 +11,17 @@ from linnaeus.app.answers import answers_file, load_answers
 from linnaeus.app.compare import compare
 from linnaeus.app.config import make_config
 from linnaeus.app.exports import Attempt, write_attempts
+from linnaeus.app.gather import gather, read_run
 from linnaeus.app.progress import Display
-from linnaeus.app.report import read_report, renew_exports, report
+from linnaeus.app.report import _recall, read_report, renew_exports, report
 from linnaeus.app.side_by_side import check_page, write_comparison
 from linnaeus.app.train import train
 from linnaeus.core.errors import RequestError
 from linnaeus.deploy.gate import Verdict
-from linnaeus.report.comparison_page import pareto
+from linnaeus.report.comparison_page import comparison_page, pareto
+from linnaeus.report.record import Shown
 
+from ..report.records import record
 from .dots import draw_dots
 
 QUIET = Display(quiet=True)
@@ -91,6 +94,19 @@ def test_without_the_images_it_says_so_and_keeps_what_was_known(run, images):
     assert "It needs the images, and they are not there" in (run.folder / "report.html").read_text(encoding="utf-8")
 
 
+def test_without_the_images_a_mistake_that_is_a_suspect_too_keeps_both_its_pictures(run, monkeypatch):
+    kept = read_run(run)
+    (name, *_), found = kept.test.names, gather(kept)
+    mistake, suspect = (Shown(name, "test", "dark", "light", 0.1, 0.9, picture) for picture in ("seen", "whole"))
+    found = replace(found, mistakes=[mistake], suspects=[suspect])
+    before = replace(found, mistakes=[replace(mistake, overlay="map")])
+    monkeypatch.setattr("linnaeus.app.report.gather", lambda _: found)
+    monkeypatch.setattr("linnaeus.app.report.read_report", lambda _: before)
+    told = _recall(run, kept, "gone")
+    assert told.mistakes == before.mistakes
+    assert told.suspects == before.suspects
+
+
 def test_a_later_export_is_told_by_report_and_card_and_nothing_else_changes(run, images):
     before = read_report(run.folder)
     write_attempts(run.folder, [Attempt("onnx:int8", Verdict("refused", ("it loses 3 points",), None))])
@@ -142,6 +158,17 @@ def test_several_runs_stand_side_by_side(run, images, tmp_path):
     assert page.count("<svg") == 2
     with pytest.raises(RequestError, match="expected the name of a file"):
         check_page(tmp_path)
+
+
+def test_times_of_the_same_network_that_differ_are_called_disturbed():
+    def timed(milliseconds, model="resnet18"):
+        made = record(model=model)
+        return replace(made, speed=replace(made.speed, milliseconds=milliseconds))
+
+    page = comparison_page([("one", timed(20.0)), ("two", timed(70.0))], [])
+    assert "two took 3.5 times as long: something else ran when it was timed" in page
+    for other in (timed(24.0), timed(70.0, "resnet34")):
+        assert "something else ran" not in comparison_page([("one", timed(20.0)), ("two", other)], [])
 
 
 def test_what_is_dearer_and_no_better_is_not_on_the_front():

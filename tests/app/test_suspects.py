@@ -81,6 +81,12 @@ def test_wrong_labels_of_val_and_test_join_table_page_and_summary(photos, tmp_pa
     assert "the 18 images of val and test were judged, by a model that agrees with 88.9% of them" in page
     assert "Those of the 24 training images were not" in page
     assert "another seed" not in page, "the splits are given"
+    report = (run.folder / "report.html").read_text(encoding="utf-8")
+    assert "2 labels look wrong among 18 held-out images" in report
+    shown = report.split('id="suspects"')[1].split("</section>")[0]
+    assert shown.count("<figure>") == 2
+    assert shown.count("<img ") == 2
+    assert all(name in shown for name in ("val/dark/wrong.png", "test/dark/wrong.png"))
 
 
 def test_where_no_label_looks_wrong_it_is_said(photos, tmp_path, capsys, as_cleanlab):

@@ -73,3 +73,21 @@ def test_a_cell_of_the_confusion_matrix_can_be_read_and_enlarged(opened):
 @pytest.mark.parametrize("width", [390, 1280])
 def test_the_page_does_not_scroll_sideways(opened, width):
     assert opened(width).evaluate("document.documentElement.scrollWidth") == width
+
+
+def test_at_a_desk_every_table_is_shown_whole(opened):
+    wide = "[...document.querySelectorAll('section > .wide')].filter(each => each.scrollWidth > each.clientWidth)"
+    assert opened(1280).evaluate(f"{wide}.map(each => each.ariaLabel)") == []
+
+
+def test_on_a_phone_an_interval_breaks_before_its_ends_and_not_between_them(opened):
+    cell = opened(390).locator("#classes tbody td:nth-child(2)").first
+    line = cell.evaluate("each => parseFloat(getComputedStyle(each).lineHeight)")
+    assert cell.locator(".ends").bounding_box()["height"] == pytest.approx(line, abs=3)
+    assert cell.bounding_box()["height"] > 1.8 * line
+
+
+def test_on_a_phone_a_table_that_goes_on_has_a_shadow(opened):
+    table = opened(390).locator("#classes .wide")
+    assert table.evaluate("each => each.scrollWidth > each.clientWidth")
+    assert table.evaluate("each => getComputedStyle(each).backgroundAttachment").count("local") == 2

@@ -1,5 +1,7 @@
 """Models on the same images: intervals cover the difference, p-values are McNemar's, and words say what is known."""
 
+import re
+
 import numpy as np
 import pytest
 
@@ -47,7 +49,14 @@ def test_words_say_when_images_are_too_few():
     right = np.arange(40) < 30
     text = in_words(compare_answers(right, np.roll(right, 1)), "A", "B")
     assert text.startswith("these images cannot tell which is better: B less A is 0.0 points")
-    assert "a difference of 1 point would take about " in text
+    assert re.search("a difference of 1 point would take about [0-9,]+ images$", text)
+
+
+def test_a_difference_that_is_rounded_to_nothing_has_no_sign():
+    shift = np.where(np.arange(400) % 2, 0.1, -0.1002)
+    words = in_words(compare_losses("log-loss", np.ones(400), 1 + shift), "A", "B")
+    assert "B less A is 0.000, 95% interval -0.0" in words
+    assert "is 0.000, " in in_words(compare_losses("log-loss", np.ones(400), 1 - shift), "A", "B")
 
 
 def test_a_lower_loss_is_better():

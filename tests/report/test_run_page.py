@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 
 from linnaeus.metrics.intervals import Interval
+from linnaeus.metrics.robustness import summarize_versions
 from linnaeus.report.card import model_card
 from linnaeus.report.confusion import MOST, worst_classes
 from linnaeus.report.exported import Covered, Exported
 from linnaeus.report.exports import change_in_points
-from linnaeus.report.record import Shown, from_json
+from linnaeus.report.record import Counted, Shown, Wish, from_json
 from linnaeus.report.run_page import run_page
 from linnaeus.report.verdict import judge
 from linnaeus.report.words import number
@@ -74,6 +75,65 @@ def test_planted_label_errors_are_shown():
     assert "And 4 more in data/suspects.csv" in page
 
 
+def test_an_accuracy_that_val_cannot_promise_is_told_with_the_true_reason():
+    few = Wish(0.99, None, 528)
+    many = Wish(0.95, None, 104)
+    counted = Counted({"train": 400, "val": 121, "test": 600}, ["val", "test"], 0)
+    page = text_of(run_page(record(wishes=[many, few], counted=counted)))
+    assert "among its 104 surest answers on val, the fewest that can show it, are too many errors" in page
+    assert "val has 121 images, and it takes 528 or more" in page
+
+
+def test_where_training_helped_nothing_it_is_said():
+    head = {"step": 0, "val/loss": 0.4, "val/top1": 0.92}
+    later = {"step": 9, "train/loss": 0.4, "val/loss": 0.5, "train/top1": 0.8, "val/top1": 0.85}
+    kept = record(curves=[head, later], best_step=0)
+    (worry,) = [worry for worry in judge(kept).worries if "helped nothing" in worry]
+    page = text_of(run_page(kept))
+    assert worry.split("`")[0] in page
+    assert "The model is the fitted linear head of before the first epoch" in page
+    for others in ({"curves": [head], "best_step": 0}, {"curves": [head, {**later, "val/top1": 0.95}], "best_step": 9}):
+        assert not [worry for worry in judge(record(**others)).worries if "helped nothing" in worry]
+
+
+def test_a_command_to_copy_is_code_and_names_the_folder():
+    page = run_page(record(folder="runs/photos-1", exports=[]))
+    assert "<code>linnaeus evaluate runs/photos-1 --robustness</code>" in page
+    assert "<code>linnaeus export runs/photos-1 --to onnx,onnx:int8</code>" in page
+    assert "`" not in text_of(page)
+
+
+def test_a_probability_that_is_not_nothing_is_never_rounded_to_nothing():
+    shown = Shown("a/1.jpg", "test", "class 0", "class 1", 0.0004, 0.9996)
+    assert "labelled class 0 (<1%), said class 1 (>99%)" in text_of(run_page(record(mistakes=[shown])))
+
+
+def test_the_head_says_what_to_expect():
+    made = record()
+    low, high = 100 * (1 - made.top.high), 100 * (1 - made.top.low)
+    assert f"expect {low:.0f} to {high:.0f} wrong answers in 100 on average" in text_of(run_page(made))
+
+
+def test_spoiled_images_are_told_with_the_worst_kind_and_no_false_ranking():
+    clean, severities = np.ones(50), 1 + np.arange(50) % 5
+    clean[:5] = 0
+    dark = np.where(severities > 3, 0.0, clean)
+    found = summarize_versions(
+        clean,
+        clean,
+        {("darkness", "underexposed"): (severities, dark), ("shift", "off centre"): (severities, clean)},
+        {("jpeg", "the file saved again as JPEG"): {"95": clean, "30": clean}},
+        about={"measure": "accuracy", "images": "all test images", "seed": 0},
+    )
+    page = text_of(run_page(record(robustness=found)))
+    assert "The worst is this: underexposed" in page
+    assert "as they are: 90%" in page
+    assert "together with its mirror image changes that by +0.0 points (95% interval" in page
+    assert "kinds whose lines overlap cannot be ranked" in page
+    assert "-0.0 points" not in page
+    assert [worry for worry in judge(record(robustness=found)).worries if "underexposed" in worry]
+
+
 def test_a_model_no_better_than_guessing_is_called_so():
     test = answers()
     blind = record(replace(test, logits=np.roll(test.truths, 1, axis=1).astype(np.float32)))
@@ -124,7 +184,7 @@ def test_a_change_of_nothing_has_no_minus():
 
 def test_without_exports_the_page_names_the_command_and_the_card_is_silent():
     bare = record(exports=[])
-    assert "None was made. `linnaeus export photos-1" in text_of(run_page(bare))
+    assert "None was made. linnaeus export photos-1" in text_of(run_page(bare))
     assert "Exported artefacts" not in model_card(bare)
 
 

@@ -44,7 +44,7 @@ class Told:
         for own in self.comparisons:
             if own.p_value is not None:
                 counts = f"{own.only_first:,} images only by {self.first}, {own.only_second:,} only by {self.second}"
-                lines.append(f"  answered rightly: {counts}; McNemar's exact p {own.p_value:.3g}")
+                lines.append(f"  answered rightly: {counts}; McNemar's exact p = {own.p_value:.3g}")
         return lines
 
     def to_json(self) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """Everything that the report of a run tells, gathered from what the run keeps and, while they are there, its images."""
 
 import csv
+import shlex
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -122,6 +123,7 @@ def gather(kept: Kept) -> Record:
         num_suspects=len(suspects or ()),
         robustness=_robustness(run.folder),
         exports=exported(run.folder),
+        folder=shlex.quote(str(run.folder)),
         missing={} if suspects is not None else {"suspects": _why_no_suspects(about["task"])},
     )
 
@@ -155,10 +157,18 @@ def _rows(kept: Kept, found: Evaluation) -> list[ClassRow]:
                 wilson(hits, support) if support else None,
                 own.f1[k],
                 _taken_for(found, k),
-                found.scores.per_class.average_precision[k] if isinstance(found.scores, MultiScores) else None,
+                **_of_several(found, k),
             )
         )
     return rows
+
+
+def _of_several(found: Evaluation, k: int) -> dict[str, Any]:
+    """What is known of a class only where an image may have several."""
+    if not isinstance(found.scores, MultiScores):
+        return {}
+    own = found.scores.per_class
+    return {"average_precision": own.average_precision[k], "threshold": own.threshold[k], "said": own.predicted[k]}
 
 
 def _taken_for(found: Evaluation, k: int) -> tuple[str, int] | None:
@@ -248,17 +258,12 @@ def _suspects(run: Run) -> list[Shown] | None:
     if not path.is_file():
         return None
     with path.open(encoding="utf-8", newline="") as file:
-        return [
-            Shown(
-                row["path"],
-                row["role"],
-                row["label"],
-                row["looks_like"],
-                float(row["label_probability"]),
-                float(row["looks_like_probability"]),
-            )
-            for row in csv.DictReader(file)
-        ]
+        return [_suspect(row) for row in csv.DictReader(file)]
+
+
+def _suspect(row: Mapping[str, str]) -> Shown:
+    own, other = float(row["label_probability"]), float(row["looks_like_probability"])
+    return Shown(row["path"], row["role"], row["label"], row["looks_like"], own, other)
 
 
 def _why_no_suspects(task: str) -> str:

@@ -173,11 +173,13 @@ def _recall(run: Run, kept: Kept, reason: str) -> Record:
     record = gather(kept)
     if (run.folder / DATA).is_file():
         before = read_report(run.folder)
-        pictures = {each.name: each for each in (*before.mistakes, *(before.suspects or []))}
+        # An image may be in both lists: as the network sees it, with what it looked at, and as it is.
+        mistakes = {each.name: each for each in before.mistakes}
+        suspects = {each.name: each for each in before.suspects or []}
         return replace(
             record,
-            mistakes=[pictures.get(each.name, each) for each in record.mistakes],
-            suspects=record.suspects and [pictures.get(each.name, each) for each in record.suspects],
+            mistakes=[mistakes.get(each.name, each) for each in record.mistakes],
+            suspects=record.suspects and [suspects.get(each.name, each) for each in record.suspects],
             baselines=before.baselines,
             learning=before.learning,
             missing={**before.missing, **record.missing},

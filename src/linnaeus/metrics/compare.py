@@ -96,13 +96,13 @@ def in_words(comparison: Comparison, first: str, second: str) -> str:
         gap = replace(gap, value=-gap.value, low=-gap.high, high=-gap.low)
     is_share = not comparison.lower_is_better
     factor, digits, unit = (100, 1, " points") if is_share else (1, 3, "")
-    value, low, high = (f"{factor * end:.{digits}f}" for end in (gap.value, gap.low, gap.high))
-    sign = "+" if gap.value > 0 else ""
+    value, low, high = (f"{factor * end:z.{digits}f}" for end in (gap.value, gap.low, gap.high))
+    sign = "+" if float(value) > 0 else ""
     figures = f"{sign}{value}{unit}, {100 * gap.confidence:g}% interval {low} to {high}, n = {gap.n:,}"
     what = "" if comparison.measure == "accuracy" else f" in {comparison.measure}"
     if verdict:
         return f"{second if verdict == 1 else first} is better{what}: {figures}"
     text = f"these images cannot tell which is better{what}: {second} less {first} is {figures}"
     if comparison.needed and comparison.needed > gap.n:
-        text += f"; a difference of {100 * WORTH_TELLING:g} point would take about {comparison.needed:,}"
+        text += f"; a difference of {100 * WORTH_TELLING:g} point would take about {comparison.needed:,} images"
     return text

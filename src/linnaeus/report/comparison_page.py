@@ -1,12 +1,16 @@
 """Several runs side by side as one HTML page: accuracy against speed and size, and what their common images tell."""
 
-from collections.abc import Callable, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
 
 from linnaeus.report.page import bullets, figure, page, paragraph, section, side_by_side, table
 from linnaeus.report.record import Record
 from linnaeus.report.svg import WIDTH, Frame, Line, around, dot, log_ticks, percent, plot, shorten, text, whisker
 from linnaeus.report.verdict import judge
 from linnaeus.report.words import exact
+
+ALIKE = 1.5
+"""The same network on the same machine, undisturbed, does not differ by more in its time."""
 
 Cost = Callable[[Record], float]
 
@@ -22,6 +26,7 @@ def comparison_page(runs: Sequence[tuple[str, Record]], told: Sequence[Sequence[
     devices = sorted({record.speed.device for _, record in runs if record.speed is not None})
     remark = "Not all were timed on the same machine, so that times cannot be compared: " + "; ".join(devices)
     body = [
+        '<header class="plain"><h1>Runs side by side</h1></header>',
         section("verdict", "Which is better", paragraph(f"{len(runs)} runs, judged on test images."), head),
         section(
             "costs",
@@ -31,10 +36,27 @@ def comparison_page(runs: Sequence[tuple[str, Record]], told: Sequence[Sequence[
                 _pareto(runs, lambda record: record.speed.bytes / 1e6 if record.speed else 0, "MB of weights"),
             ),
             paragraph(remark) if len(devices) > 1 else "",
+            *map(paragraph, _disturbed(runs)),
         ),
         section("runs", "The runs", _table(runs)),
     ]
     return page("Runs side by side", "\n".join(body))
+
+
+def _disturbed(runs: Sequence[tuple[str, Record]]) -> Iterator[str]:
+    """Runs of the same network on the same machine whose times differ by more than they can by themselves."""
+    alike: dict[tuple[str, int, str], list[tuple[float, str]]] = defaultdict(list)
+    for name, record in runs:
+        if record.speed is not None:
+            own = (record.model, record.speed.parameters, record.speed.device)
+            alike[own].append((record.speed.milliseconds, name))
+    for timed in alike.values():
+        (fast, first), (slow, last) = min(timed), max(timed)
+        if slow > ALIKE * fast:
+            yield (
+                f"{first} and {last} are the same network, and {last} took {slow / fast:.1f} times as long: something "
+                f"else ran when it was timed. `linnaeus report` of each, on an idle machine, times them anew."
+            )
 
 
 def pareto(points: Sequence[tuple[float, float]]) -> list[int]:

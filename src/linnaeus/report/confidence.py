@@ -23,10 +23,12 @@ def calibration_section(record: Record) -> str:
     if is_calibrated:
         drawn.insert(0, _diagram(before, "Before calibration"))
     error = after.calibration_error
-    lines = [worth(near) for near in record.nearby]
+    lines = [worth(near, record.task) for near in record.nearby]
+    differ = f"by {100 * error.value:.1f} points on average" if error.value >= 0.0005 else "no more than by chance"
     summary = (
-        f"Confidence and accuracy differ by {100 * error.value:.1f} points on average (calibration error, 95% interval "
-        f"{100 * error.low:.1f} to {100 * error.high:.1f}, n = {error.n:,})."
+        f"Confidence and accuracy differ {differ} (calibration error, less what chance makes: "
+        f"{100 * error.value:.1f} points, 95% interval {100 * error.low:.1f} to {100 * error.high:.1f}, "
+        f"n = {error.n:,})."
     )
     return section(
         "calibration",
@@ -142,11 +144,12 @@ def _wishes(wishes: Sequence[Wish], num_val: int) -> str:
         cells: list[tuple[str, float | None]] = [(f"{100 * wish.min_accuracy:g}%", None)]
         if wish.threshold is None or wish.coverage is None:
             few = f"val has {num_val:,} images, and it takes {wish.needed:,} or more"
-            reason = f"cannot be promised: {few if num_val < wish.needed else 'not even the surest are right so often'}"
-            rows.append([*cells, (reason, -1.0), ("", -1.0), ("", -1.0)])
+            many = f"among its {wish.needed:,} surest answers on val, the fewest that can show it, are too many errors"
+            reason = f"cannot be promised: {few if num_val < wish.needed else many}"
+            rows.append([*cells, (reason, None), ("", -1.0), ("", -1.0)])
             continue
         sure = "always" if wish.threshold < 0 else f"more than {wish.threshold:.1%} sure"
         right = ("none is answered", -1.0) if wish.accuracy is None else (exact(wish.accuracy), wish.accuracy.value)
-        rows.append([*cells, (sure, wish.threshold), (f"{of_hundred(wish.coverage)}", wish.coverage.value), right])
+        rows.append([*cells, (sure, None), (f"{of_hundred(wish.coverage)}", wish.coverage.value), right])
     names = ["wished for", "it answers when", "test images answered", "of these right (95% interval)"]
     return table("What an accuracy takes", names, rows) if rows else ""

@@ -5,9 +5,19 @@ from html import escape
 from linnaeus.report.page import bullets, facts, figure, folded, paragraph, section, table
 from linnaeus.report.record import LearningCurve, Record
 from linnaeus.report.svg import Frame, Line, around, forest, percent, plot, whisker
-from linnaeus.report.words import between, counted, exact
+from linnaeus.report.words import between, counted, exact, points
 
 SHOWN_GAINS = 5
+_IN_WORDS = {
+    "top-1": "right (top-1 accuracy)",
+    "top-5": "truth among the five likeliest (top-5)",
+    "balanced": "found, mean of the classes (balanced accuracy)",
+    "macro F1": "F1, mean of the classes (macro F1)",
+    "mAP": "ranking, mean of the classes (mAP)",
+    "micro F1": "F1 of all labels together (micro F1)",
+    "all labels right": "images with all labels right",
+}
+"""The measures for people who do not know their names."""
 
 
 def learning_section(record: Record) -> str:
@@ -93,18 +103,20 @@ def robustness_section(record: Record, run: str) -> str:
         f"Over {counted(len(found.corruptions), 'kind')} of corruption in five strengths its {found.measure} is "
         f"{found.mean.value:.1%}{left} ({found.clean.value:.1%}; {found.images}).",
         f"The worst is this: {found.worst.words}, {exact(found.worst.score)}.",
-        f"Judged together with its mirror image an image gains {100 * found.flip_gain.value:+.1f} points "
-        f"({100 * found.flip_gain.low:+.1f} to {100 * found.flip_gain.high:+.1f}).",
+        f"Judging an image together with its mirror image changes that by {points(found.flip_gain)}.",
     ]
     order = sorted(found.corruptions, key=lambda entry: entry.score.value)
     worst = found.worst.name
     rows = [(entry.words, entry.score, "b" if entry.name == worst else "a") for entry in order]
-    drawn = forest(rows, says=f"{found.measure} under {len(rows)} kinds of corruption", reference=found.clean.value)
+    clean = found.clean.value
+    drawn = forest(
+        rows, says=f"{found.measure} under {len(rows)} kinds of corruption", reference=clean, name="as they are"
+    )
     cells: list[list[tuple[str, float | None]]] = [
         [
             (entry.words, None),
             (exact(entry.score), entry.score.value),
-            (f"{100 * entry.change.value:+.1f} points", entry.change.value),
+            (f"{100 * entry.change.value:+z.1f} points", entry.change.value),
             (", ".join(f"{name}: {value:.0%}" for name, value in zip(entry.settings, entry.scores, strict=True)), None),
         ]
         for entry in (*order, *found.sensitivities)
@@ -114,7 +126,11 @@ def robustness_section(record: Record, run: str) -> str:
         "robustness",
         title,
         *map(paragraph, lines),
-        figure(drawn, "Mean over five strengths of each corruption, with its 95% interval."),
+        figure(
+            drawn,
+            "Mean over five strengths of each corruption, with its 95% interval; kinds whose lines overlap cannot be "
+            "ranked.",
+        ),
         folded(
             "All as a table, with other resizing, JPEG and crops", table("By corruption and by setting", names, cells)
         ),
@@ -149,7 +165,8 @@ def provenance_section(record: Record) -> str:
 
 def measures(record: Record) -> str:
     """The foremost figures as tiles."""
-    tiles = [(f"{interval.value:.1%}", name, between(interval)) for name, interval in record.measures.items()]
+    measured = record.measures.items()
+    tiles = [(f"{interval.value:.1%}", _IN_WORDS.get(name, name), between(interval)) for name, interval in measured]
     if record.baselines:
         strongest = record.baselines[-1]
         tiles.append((f"{strongest.accuracy.value:.1%}", "best plain baseline", between(strongest.accuracy)))

@@ -2,6 +2,7 @@
 
 import base64
 import io
+import re
 from collections.abc import Sequence
 from html import escape
 
@@ -10,6 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 SIDE = 192  # pixels of a picture: sharp at the 128 that a card shows, on most screens
+LONG = 32  # letters from which on a cell of a table is broken into lines
 
 
 def page(title: str, body: str) -> str:
@@ -43,12 +45,17 @@ def section(anchor: str, title: str, *parts: str) -> str:
 def paragraph(text: str, kind: str = "") -> str:
     """A paragraph of plain text."""
     about = f' class="{kind}"' if kind else ""
-    return f"<p{about}>{escape(text)}</p>"
+    return f"<p{about}>{prose(text)}</p>"
+
+
+def prose(text: str) -> str:
+    """Plain text as HTML; what stands between backticks is code, such as a command to copy."""
+    return re.sub("`([^`]+)`", r"<code>\1</code>", escape(text))
 
 
 def bullets(lines: Sequence[str]) -> str:
     """A list of plain texts."""
-    return f"<ul>{''.join(f'<li>{escape(line)}</li>' for line in lines)}</ul>" if lines else ""
+    return f"<ul>{''.join(f'<li>{prose(line)}</li>' for line in lines)}</ul>" if lines else ""
 
 
 def figure(content: str, caption: str) -> str:
@@ -85,9 +92,14 @@ def _cells(row: Sequence[tuple[str, float | None]], numeric: Sequence[bool]) -> 
     (name, key), *others = row
     first = f'<th scope="row"{_key(key)}>{escape(name)}</th>'
     return first + "".join(
-        f"<td{_right(is_number)}{_key(value)}>{escape(shown)}</td>"
+        f"<td{_kind(shown, is_number)}{_key(value)}>{_ends(shown)}</td>"
         for (shown, value), is_number in zip(others, numeric[1:], strict=True)
     )
+
+
+def _ends(shown: str) -> str:
+    """A cell that may break before the ends of an interval, where there is little room, and not between them."""
+    return re.sub(r"(\([^()]* to [^()]*\))", r'<span class="ends">\1</span>', escape(shown))
 
 
 def _key(value: float | None) -> str:
@@ -96,6 +108,11 @@ def _key(value: float | None) -> str:
 
 def _right(is_number: bool) -> str:
     return ' class="number"' if is_number else ""
+
+
+def _kind(shown: str, is_number: bool) -> str:
+    """A sentence in a column of numbers is broken into lines; on one line it would push the others off the page."""
+    return ' class="long"' if len(shown) > LONG else _right(is_number)
 
 
 def facts(pairs: Sequence[tuple[str, str]]) -> str:
@@ -157,16 +174,17 @@ addEventListener("beforeprint", () => document.querySelectorAll("details").forEa
 _STYLE = """
 :root { color-scheme: light dark; --text: #1c1e21; --quiet: #5a6068; --page: #f5f6f7; --card: #fff; --line: #dfe2e6;
   --bad: #b3261e; --fair: #8a5a00; --good: #1f7a43; --a: #0b62a8; --b: #b4510a; --c: #6b4fa0; --hit: #2d7cc0;
-  --miss: #d9660f; --on: #fff; }
+  --miss: #d9660f; --on: #fff; --shade: #1c1e2140; }
 @media (prefers-color-scheme: dark) { :root { --text: #e6e8ea; --quiet: #a0a7af; --page: #15171a; --card: #1e2125;
   --line: #343a40; --bad: #ff8a80; --fair: #f2bd5c; --good: #7ed6a0; --a: #6cb6f5; --b: #f0994d; --c: #c3a9f5;
-  --hit: #5aa9ea; --miss: #f0994d; --on: #101214; } }
+  --hit: #5aa9ea; --miss: #f0994d; --on: #101214; --shade: #e6e8ea50; } }
 * { box-sizing: border-box; }
 body { margin: 0; background: var(--page); color: var(--text); font: 16px/1.5 system-ui, sans-serif; }
 main { max-width: 66rem; margin: 0 auto; padding: 1rem; }
 header, section, nav { background: var(--card); border: 1px solid var(--line); border-radius: .6rem;
   padding: 1rem 1.2rem; margin: 0 0 1rem; }
 header { border-left: .4rem solid var(--tone); }
+.plain { --tone: var(--line); } .plain h1 { color: inherit; }
 .bad { --tone: var(--bad); } .fair { --tone: var(--fair); } .good { --tone: var(--good); }
 h1 { margin: .1rem 0 .3rem; font-size: 1.75rem; line-height: 1.2; color: var(--tone); overflow-wrap: anywhere; }
 h2 { margin: 0 0 .4rem; font-size: 1.2rem; } h3 { margin: 1rem 0 .2rem; font-size: 1rem; }
@@ -194,12 +212,18 @@ svg text.name { fill: var(--ink); font-weight: 600; paint-order: stroke; stroke:
 .matrix .wide { max-height: 44rem; } .matrix output { display: block; min-height: 1.5em; }
 .matrix button, th button { font: inherit; color: inherit; background: none; cursor: pointer; }
 .matrix button { border: 1px solid var(--line); border-radius: .4rem; min-width: 2.4rem; padding: .15rem .6rem; }
-.wide { overflow: auto; }
+/* A shadow at an edge says that there is more beyond it; covers that scroll along hide it where there is none. */
+.wide { overflow: auto; background:
+  linear-gradient(90deg, var(--card) 40%, transparent) 0 0 / 2rem 100% no-repeat local,
+  linear-gradient(270deg, var(--card) 40%, transparent) 100% 0 / 2rem 100% no-repeat local,
+  linear-gradient(90deg, var(--shade), transparent) 0 0 / .7rem 100% no-repeat,
+  linear-gradient(270deg, var(--shade), transparent) 100% 0 / .7rem 100% no-repeat; }
 table { border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabular-nums; margin: .3rem 0; }
 caption { text-align: left; padding: .2rem 0; }
 th, td { text-align: left; padding: .25rem .7rem .25rem 0; border-bottom: 1px solid var(--line); font-weight: 400; }
 thead th { vertical-align: bottom; } tbody th { overflow-wrap: anywhere; min-width: 7.5rem; max-width: 20rem; }
-td, .number { white-space: nowrap; } .number { text-align: right; } tbody th, td { vertical-align: top; }
+td { white-space: nowrap; } .number { text-align: right; } tbody th, td { vertical-align: top; }
+td.long { white-space: normal; min-width: 9rem; max-width: 22rem; } thead th { min-width: 3.5rem; }
 th button { border: 0; padding: 0; font-weight: 600; text-align: inherit; }
 th button::after { content: " \\2195"; color: var(--quiet); font-weight: 400; }
 [aria-sort=ascending] button::after { content: " \\2191"; } [aria-sort=descending] button::after { content: " \\2193"; }
@@ -210,15 +234,17 @@ th button::after { content: " \\2195"; color: var(--quiet); font-weight: 400; }
 .pictures img, .none { width: 100%; height: 8rem; object-fit: contain; background: var(--page); border-radius: .3rem; }
 img.small { image-rendering: pixelated; }
 .none { display: grid; place-items: center; color: var(--quiet); font-size: .8rem; }
-.chip { display: inline-block; border: 1px solid var(--tone); color: var(--tone); border-radius: 1rem;
-  padding: 0 .6rem; margin-right: .4rem; font-size: .8rem; }
+.chip { display: inline-block; border: 1px solid var(--tone, var(--line)); color: var(--tone, var(--quiet));
+  border-radius: 1rem; padding: 0 .6rem; margin-right: .4rem; font-size: .8rem; }
 dl { display: grid; grid-template-columns: minmax(7rem, max-content) 1fr; gap: .1rem 1rem; max-width: none; }
 dd { margin: 0; overflow-wrap: anywhere; min-width: 0; }
 details { margin-top: .6rem; } summary { cursor: pointer; color: var(--quiet); }
 code { font-size: .9em; overflow-wrap: anywhere; }
 :focus-visible { outline: 2px solid var(--a); outline-offset: 2px; }
 @media (max-width: 30rem) { main { padding: .5rem; } header, section, nav { padding: .8rem; }
-  dl { grid-template-columns: 1fr; } dd { margin-bottom: .4rem; } }
+  dl { grid-template-columns: 1fr; } dd { margin-bottom: .4rem; }
+  tbody th { min-width: 7rem; } td { white-space: normal; }
+  .ends { display: inline-block; white-space: nowrap; } th, td { padding-right: .5rem; } }
 @media print { :root { color-scheme: light; --page: #fff; } body { font-size: 10.5pt; }
   main { max-width: none; padding: 0; } header, section { break-inside: auto; border-radius: 0; }
   figure, tr, .numbers { break-inside: avoid; }

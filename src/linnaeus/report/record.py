@@ -28,6 +28,13 @@ class Counted:
     carved: list[str]
     left_out: int
 
+    @property
+    def origin(self) -> str:
+        """Where the test images come from, in words."""
+        if "test" in self.carved:
+            return "set aside from the same images before training"
+        return "given as a split of their own"
+
 
 @dataclass(frozen=True)
 class ClassRow:
@@ -39,7 +46,8 @@ class ClassRow:
         recall: of its images, how many are found; None without any. Where an image may have several classes, and in
             `precision`, at the threshold of the class.
         taken_for: what its images are most often taken for instead, and how many; None where never, or unknown.
-        average_precision: where an image may have several classes.
+        average_precision, threshold, said: where an image may have several classes; from which probability on an
+            image is said to have the class, and of how many test images it is said.
     """
 
     name: str
@@ -50,6 +58,8 @@ class ClassRow:
     f1: float
     taken_for: tuple[str, int] | None = None
     average_precision: float | None = None
+    threshold: float | None = None
+    said: int | None = None
 
 
 @dataclass(frozen=True)
@@ -196,6 +206,7 @@ class Record:
         wishes: what an accuracy of 90% and others takes.
         robustness: as `evaluate --robustness` has left it.
         exports: as `export` has left them.
+        folder: of the run, as a command line takes it; the title where it is not known.
         missing: section -> why there is nothing to show, in a sentence.
         provenance: name -> value, in words.
         calibration, confidence: as `model.json` has them.
@@ -229,12 +240,18 @@ class Record:
     speed: Speed | None = None
     robustness: Robustness | None = None
     exports: list[Exported] = field(default_factory=list)
+    folder: str = ""
     missing: dict[str, str] = field(default_factory=dict)
 
     @property
     def top(self) -> Interval:
         """The foremost measure."""
         return self.measures[self.headline]
+
+    @property
+    def path(self) -> str:
+        """The run in a command to copy."""
+        return self.folder or self.title
 
     def to_json(self) -> dict[str, Any]:
         """What `from_json` reads."""

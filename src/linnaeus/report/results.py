@@ -11,7 +11,7 @@ from linnaeus.report.page import bullets, figure, folded, paragraph, section, si
 from linnaeus.report.record import ClassRow, Record, Shown
 from linnaeus.report.svg import Frame, Line, around, forest, percent, plot
 from linnaeus.report.verdict import best_epoch
-from linnaeus.report.words import counted, exact
+from linnaeus.report.words import counted, exact, whole_percent
 
 SHOWN_CLASSES = 200
 SHOWN_SLICES = 24
@@ -20,7 +20,7 @@ SHOWN_SLICES = 24
 def data_section(record: Record) -> str:
     """What the images are, and what the doctor found."""
     roles = ", ".join(
-        f"{number:,} {role}{' (carved)' if role in record.counted.carved else ''}"
+        f"{number:,} {role}{' (set aside at random)' if role in record.counted.carved else ''}"
         for role, number in record.counted.by_role.items()
     )
     total = sum(record.counted.by_role.values())
@@ -104,9 +104,8 @@ def _best_in_words(record: Record) -> str:
     if best is None:
         return ""
     epoch = next(epoch for epoch, line in _epochs(record) if line is best)
-    return paragraph(
-        f"The model is the state after epoch {epoch} of {_epochs(record)[-1][0]}, the best on val.", "quiet"
-    )
+    state = f"the state after epoch {epoch}" if epoch else "the fitted linear head of before the first epoch"
+    return paragraph(f"The model is {state}, the best on val of {_epochs(record)[-1][0]} epochs.", "quiet")
 
 
 def classes_section(record: Record) -> str:
@@ -117,12 +116,18 @@ def classes_section(record: Record) -> str:
         rows = sorted(rows, key=lambda row: row.recall.value if row.recall else 2.0)[:SHOWN_CLASSES]
         more = f"The {SHOWN_CLASSES} of {len(record.rows):,} classes that are found least often."
     names = ["class", "found (recall)", "right when said (precision)", "F1", "test images", "training images"]
-    names += ["average precision"] if record.task == "multi" else ["taken for"]
+    names += ["average precision", "said from"] if record.task == "multi" else ["taken for"]
     drawn = table("By class; a click on a heading sorts", names, [_class_cells(row, record.task) for row in rows])
     about = (
         "Found: of the images of a class, how many are recognised, with its 95% interval. Right when said: of the "
         "images that are called so, how many are."
     )
+    if record.task == "multi":
+        about += (
+            " Both hold where an image is said to have a class from the probability in the last column on: the "
+            "threshold that gave this class the largest F1 on val (50% where val has few of it). "
+            "Average precision needs no threshold: see the head of this report."
+        )
     return section("classes", "The classes", paragraph(about, "quiet"), paragraph(more) if more else "", drawn)
 
 
@@ -133,7 +138,8 @@ def _class_cells(row: ClassRow, task: str) -> list[tuple[str, float | None]]:
     cells += [(f"{row.support:,}", row.support), (f"{row.trained:,}", row.trained)]
     if task == "multi":
         ap = row.average_precision
-        return [*cells, ("", -1.0) if ap is None else (f"{ap:.1%}", ap)]
+        cells.append(("", -1.0) if ap is None else (f"{ap:.1%}", ap))
+        return [*cells, ("", -1.0) if row.threshold is None else (f"{row.threshold:.1%}", row.threshold)]
     return [*cells, ("" if row.taken_for is None else f"{row.taken_for[0]} ({row.taken_for[1]:,})", None)]
 
 
@@ -161,14 +167,22 @@ def confusion_section(record: Record) -> str:
         f"{confusion_plot(record.confusion, record.classes)}</div>"
         '<output aria-live="polite">Point at a cell to read it.</output></div>'
     )
-    return section("confusion", "What is confused", paragraph(about, "quiet"), matrix, bullets(lines))
+    return section("confusion", "What is confused", paragraph(about, "quiet"), side_by_side(matrix, _largest(lines)))
+
+
+def _largest(lines: Sequence[str]) -> str:
+    return f"<div><h3>The most frequent errors</h3>{bullets(lines)}</div>" if lines else ""
 
 
 def mistakes_section(record: Record) -> str:
     """The surest errors as pictures."""
     if not record.mistakes:
-        reason = record.missing.get("mistakes", "No test image is judged wrongly.")
-        return section("mistakes", "The worst mistakes", paragraph(reason))
+        none = (
+            "They are not listed where an image may have several classes: the table of classes says which are weak."
+            if record.task == "multi"
+            else "No test image is judged wrongly."
+        )
+        return section("mistakes", "The worst mistakes", paragraph(record.missing.get("mistakes", none)))
     about = (
         "The errors of which the model was surest, as it sees the images. Where there are two pictures, the second "
         "shows what spoke for its answer, the brighter the more."
@@ -211,7 +225,8 @@ def _card(each: Shown) -> str:
     )
     return (
         f'<figure><div class="pair">{"".join(tiles)}</div><figcaption>labelled <b>{escape(each.label)}</b> '
-        f"({each.label_probability:.0%}), said <b>{escape(each.said)}</b> ({each.said_probability:.0%})"
+        f"({escape(whole_percent(each.label_probability))}), said <b>{escape(each.said)}</b> "
+        f"({escape(whole_percent(each.said_probability))})"
         f"<div><code>{escape(each.name)}</code> {escape(each.role)}</div></figcaption></figure>"
     )
 
@@ -252,7 +267,9 @@ def slices_section(record: Record) -> str:
         paragraph(verdict),
         bullets(lines),
         figure(
-            drawn, "Dots are accuracies, lines their 95% intervals; orange is worse than elsewhere by more than chance."
+            drawn,
+            f"Dots are {'shares of images with all labels right' if record.task == 'multi' else 'accuracies'}, lines "
+            "their 95% intervals; orange is worse than elsewhere by more than chance.",
         ),
         folded(f"All {len(record.slices)} as a table", _slice_table(record)),
     )

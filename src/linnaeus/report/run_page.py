@@ -50,11 +50,11 @@ def run_page(record: Record) -> str:
         abstention_section(record),
         slices_section(record),
         learning_section(record),
-        robustness_section(record, record.title),
+        robustness_section(record, record.path),
         curves_section(record),
         data_section(record),
         costs_section(record),
-        exports_section(record, record.title),
+        exports_section(record, record.path),
         provenance_section(record),
     ]
     return page(f"Report: {record.title}", "\n".join(parts))

@@ -8,6 +8,7 @@ import numpy as np
 
 from linnaeus.metrics.reliability import Bin
 from linnaeus.metrics.scores import most_confused
+from linnaeus.report import labels
 from linnaeus.report.record import ClassRow, LearningCurve, Nearby, Record
 from linnaeus.report.words import between, counted, number, of_hundred, points
 
@@ -61,7 +62,9 @@ def judge(record: Record) -> Verdict:
     """The verdict on a run."""
     worries = list(_worries(record))
     beaten = [baseline for baseline in record.baselines if baseline.gain.low <= 0]
-    if beaten and beaten[0] is record.baselines[0]:
+    if record.task == "multi" and record.top.low <= labels.chance(record):
+        tone, summary = "bad", "Not clearly better than chance: it does not tell the images of a class from others"
+    elif beaten and beaten[0] is record.baselines[0]:
         tone, summary = "bad", f"Not clearly better than this: {beaten[0].name}"
     elif beaten:
         tone, summary = "fair", f"Better than guessing, but not clearly than this: {beaten[0].name}"
@@ -75,18 +78,11 @@ def judge(record: Record) -> Verdict:
 def _title(record: Record) -> str:
     if record.task == "single":
         return f"Right for {of_hundred(record.top)} images like these"
-    return f"{record.headline} {number(record.top.value, record.top.n)}%: images of a class rank above the others"
+    return labels.title(record)
 
 
 def _lines(record: Record) -> Iterator[str]:
-    top = record.top
-    carved = "test" in record.counted.carved
-    origin = "set aside from the same images before training" if carved else "given as a split of their own"
-    yield (
-        f"For new images of the same kind: {number(top.low, top.n)} to {number(top.high, top.n)} of 100, with 95% "
-        f"confidence, as judged by {top.n:,} test images, {origin}. The model has not learnt from them. Images of "
-        "another camera, place or time can be harder."
-    )
+    yield from labels.lines(record) if record.task == "multi" else _accuracy_lines(record)
     for baseline in record.baselines:
         yield (
             f"For comparison: {baseline.name} is right for {of_hundred(baseline.accuracy)}. The model gains "
@@ -95,14 +91,27 @@ def _lines(record: Record) -> Iterator[str]:
     yield from _confused(record)
     for near in record.nearby:
         if near.stated == 0.9:
-            yield worth(near)
+            yield worth(near, record.task)
 
 
-def worth(near: Nearby) -> str:
-    """What confidences near a number are worth, in a sentence."""
-    said = f"{100 * near.low:.0f} to {100 * near.high:.0f}%"
+def _accuracy_lines(record: Record) -> Iterator[str]:
+    top = record.top
+    yield (
+        f"For new images of the same kind: {number(top.low, top.n)} to {number(top.high, top.n)} of 100, with 95% "
+        f"confidence, as judged by {top.n:,} test images, {record.counted.origin}. The model has not learnt from them. "
+        "Images of another camera, place or time can be harder."
+    )
+    yield (
+        f"So expect {number(1 - top.high, top.n)} to {number(1 - top.low, top.n)} wrong answers in 100 on average: "
+        "whether that is good enough depends on what a wrong answer costs."
+    )
+
+
+def worth(near: Nearby, task: str) -> str:
+    """What confidences near a number are worth, in a sentence; of single labels where an image may have several."""
+    said = f"{100 * near.low:.0f} to {100 * near.high:.0f}%{' of a label' if task == 'multi' else ''}"
     if near.accuracy is None:
-        return f"It says {said} of no test image, so that nothing is known of such answers."
+        return f"It says {said} for no test image, so that nothing is known of such answers."
     return f"When it says {said} it is right {of_hundred(near.accuracy)} times ({between(near.accuracy)})."
 
 
@@ -146,6 +155,8 @@ def _worries(record: Record) -> Iterator[str]:
             if row.recall is not None
         )
         yield f"Found less often than the others: {said}" + (f"; and {len(weak) - SAID} more." if weak[SAID:] else ".")
+    if record.task == "multi":
+        yield from labels.worries(record)
     yield from _training_worries(record)
     yield from _robustness_worries(record)
 
@@ -184,6 +195,11 @@ def _training_worries(record: Record) -> Iterator[str]:
         more = f" and {len(told) - SAID} more" if told[SAID:] else ""
         yield f"The doctor warns of the images: {'; '.join(told[:SAID])}{more}. See below."
     best = best_epoch(record)
+    if best is not None and best["step"] == 0 and len(record.curves) > 1:
+        yield (
+            "Training the network itself helped nothing: the model is the linear head that was fitted before, and no "
+            "epoch was better on val. A smaller --lr may do better; `--recipe probe` gives the same in less time."
+        )
     if best is None or "train/top1" not in best or "val/top1" not in best:
         return
     if best["train/top1"] - best["val/top1"] > MEMORISED:
@@ -223,13 +239,14 @@ def _steps(record: Record) -> Iterator[str]:
     if kept and kept[-1].coverage is not None and kept[-1].coverage.value < 1:
         wish = kept[-1]
         assert wish.coverage is not None
+        rightly = f", {of_hundred(wish.accuracy)} of these rightly" if wish.accuracy is not None else ""
         yield (
-            f"Where errors are dear, let it say 'not sure': with --min-accuracy {wish.min_accuracy:g} it answers "
-            f"{of_hundred(wish.coverage)} test images, and people the rest."
+            f"Where errors are dear, let it say 'not sure': with `--min-accuracy {wish.min_accuracy:g}` it answers "
+            f"{of_hundred(wish.coverage)} test images{rightly}, and people the rest."
         )
     if not urgent and not record.exports and all(baseline.gain.low > 0 for baseline in record.baselines):
         yield (
-            f"Take it to where it is needed: `linnaeus export {record.title}` writes it for other runtimes, and "
+            f"Take it to where it is needed: `linnaeus export {record.path}` writes it for other runtimes, and "
             "refuses what answers worse there."
         )
 

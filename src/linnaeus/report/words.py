@@ -29,7 +29,7 @@ def number(share: float, n: int) -> str:
 
 def points(interval: Interval) -> str:
     """`+6.5 points (95% interval 2.1 to 10.9)`: a difference of shares."""
-    value, low, high = (f"{100 * end:+.1f}" for end in (interval.value, interval.low, interval.high))
+    value, low, high = (f"{100 * end:+z.1f}" for end in (interval.value, interval.low, interval.high))
     return f"{value} points ({100 * interval.confidence:g}% interval {low} to {high})"
 
 
