@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from linnaeus.app.config import make_config
-from linnaeus.app.forecast import Forecast, Speed, steps_in_time
+from linnaeus.app.forecast import Forecast, Speed, steps_in_time, without_effect
 from linnaeus.app.progress import Display
 from linnaeus.app.train import train
 from linnaeus.core.batch import Batch
@@ -78,7 +78,7 @@ def fresh() -> State:
     return State(model, optimizer, None, torch.zeros(3, dtype=torch.float64))
 
 
-def run_loop(folder: Path, machine: Machine, seconds: float, *, save_seconds: float = 1e9) -> State:
+def run_loop(folder: Path, machine: Machine, seconds: float, *, save_seconds: float = 1e9, patience: int = 0) -> State:
     """Trains by the clock of the machine, from where the folder stands."""
     folder.mkdir(exist_ok=True)
     state = fresh()
@@ -92,6 +92,7 @@ def run_loop(folder: Path, machine: Machine, seconds: float, *, save_seconds: fl
         total_steps=1,
         seed=0,
         budget=budget,
+        patience=patience,
     )
     outlet = Outlet(folder, record=lambda *_: None, show=lambda *_: None, save_seconds=save_seconds)
     loop(state, machine, rule, device=CPU, evaluate=machine.evaluate, outlet=outlet)
@@ -151,6 +152,46 @@ def test_a_killed_and_resumed_run_takes_the_steps_it_had_taken_again_with_their_
     state = run_loop(once, Machine(fast, step=0.5), 100)
     assert state.step > 100  # twice as fast, it takes twice the steps in what was left
     assert state.optimizer.param_groups[0]["lr"] < 0.1 * 0.01
+
+
+class Plateau(Machine):
+    """Its second epoch is its best."""
+
+    def evaluate(self, state: State) -> tuple[dict[str, float], tuple[float, float]]:
+        super().evaluate(state)
+        return {}, (float(state.step == 40), 0.0)
+
+
+def test_patience_ends_a_run_before_its_time_and_at_the_same_step_when_it_is_killed(tmp_path):
+    machine = Plateau(Clock())
+    state = run_loop(tmp_path / "run", machine, 1000, patience=40)
+    assert (state.step, state.best_step, state.stopped) == (80, 40, True)
+    assert machine.evaluated == [20, 40, 60, 80]
+    assert machine.clock.time == 80 + 4 * 2  # what is left of the time is not used
+    assert state.optimizer.param_groups[0]["lr"] > 0.09  # nor is the rate annealed
+    with pytest.raises(Killed):
+        run_loop(tmp_path / "again", Plateau(Clock(), dies_before=70), 1000, patience=40)
+    again = run_loop(tmp_path / "again", Plateau(Clock(), step=0.1), 1000, patience=40)
+    assert (again.step, again.best_step, again.stopped) == (80, 40, True)
+
+
+def test_the_time_ends_a_run_whose_patience_is_not_over_annealed_as_ever(tmp_path):
+    machine = Plateau(Clock())
+    state = run_loop(tmp_path / "run", machine, 130, patience=80)
+    assert not state.stopped
+    assert state.step < 120
+    assert state.optimizer.param_groups[0]["lr"] < 0.1 * 0.01
+
+
+def test_a_time_too_short_for_a_patience_is_told(tmp_path):
+    budget = Budget(tmp_path / "progress.f64", seconds=100, costs=COSTS, step=0, now=Clock())
+    preprocess = Preprocess(Geometry(28, 28, (0.5,), (0.5,)))
+    rule = partial(StepRule, preprocess, cross_entropy, schedule=partial(cosine, warmup=0.05), seed=0)
+    said = without_effect(rule(total_steps=50, budget=budget, patience=30), 20)
+    assert "train.patience will hardly end this run: its time has room for about 2.5 epochs" in said
+    assert without_effect(rule(total_steps=50, budget=budget, patience=29), 20) == ""
+    assert without_effect(rule(total_steps=50, budget=budget), 20) == ""
+    assert without_effect(rule(total_steps=50, patience=30), 20) == ""
 
 
 def test_a_forecast_counts_epochs_and_what_is_evaluated():

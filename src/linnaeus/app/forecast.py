@@ -113,6 +113,14 @@ def under_budget(rule: StepRule, begun: Beginning, folder: Path, step: int) -> S
     return replace(rule, total_steps=steps, budget=budget)
 
 
+def without_effect(rule: StepRule, steps_per_epoch: int) -> str:
+    """That a given time is too short for the rule's patience to end the run, as far as can be foreseen, or ""."""
+    if rule.budget is None or not 0 < rule.patience >= rule.total_steps - steps_per_epoch:
+        return ""
+    epochs = f"{rule.total_steps / steps_per_epoch:.1f} epochs"
+    return f"train.patience will hardly end this run: its time has room for about {epochs}, and it waits nearly as long"
+
+
 def forecast(begun: Beginning, *, limit: float = SECONDS) -> Forecast:
     """Measures steps and an evaluation, `limit` seconds or little more of each. Nothing of it reaches the run."""
     with suppress(RequestError):  # first: what it imports is needed by the run as well, and is not part of measuring

@@ -13,7 +13,7 @@ from linnaeus.app.begin import Beginning, begin, fetching
 from linnaeus.app.config import Config
 from linnaeus.app.deliver import deliver
 from linnaeus.app.ending import conclude
-from linnaeus.app.forecast import under_budget, with_forecast
+from linnaeus.app.forecast import under_budget, with_forecast, without_effect
 from linnaeus.app.head_start import forget_features, start_with_head
 from linnaeus.app.images import Images, explain_wait
 from linnaeus.app.judge import Judge
@@ -167,6 +167,8 @@ def run_loop(run: Run, begun: Beginning, state: State, *, display: Display, stop
     config = begun.config
     loader = begun.images.training()
     rule = replace(under_budget(begun.rule(loader), begun, run.checkpoints, state.step), note=display.say)
+    if vain := without_effect(rule, loader.num_batches):
+        display.say(vain)
     after = state.step - state.due  # what an evaluation records comes after it
     recorder = Recorder(run.folder, step=after, note=display.say)
     try:
