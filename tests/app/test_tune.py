@@ -1,15 +1,21 @@
 """A search begins with the defaults, survives a stop, and refuses in one line what it cannot do."""
 
 import json
+import signal
+import subprocess
+import sys
 import time
+from contextlib import suppress
+from pathlib import Path
 
 import pytest
 import yaml
 
+from linnaeus.app import tune as workflow
 from linnaeus.app.config import make_config
 from linnaeus.app.plan import CLOSING, Wish
 from linnaeus.app.progress import Display
-from linnaeus.app.search import Search, Tried
+from linnaeus.app.search import Search, Tried, check_installed
 from linnaeus.app.space import Range, make_space, without
 from linnaeus.app.tune import tune
 from linnaeus.core.errors import RequestError
@@ -127,17 +133,97 @@ def test_a_trial_that_was_killed_is_made_again_with_the_same_values(tmp_path):
     assert all(json.loads(line) for line in journal.read_text().splitlines())
 
 
+def outcomes(folder):
+    """Number, score, seconds and end of each trial in the table, without the settings, whose columns come and go."""
+    return [line.split(",")[:6] for line in (folder / "trials.csv").read_text().splitlines()[1:]]
+
+
+def stopped(trials, monkeypatch, **more):
+    """The same search with no folder given, stopped when its second trial begins; the folders that there are then."""
+
+    def attempt(begun, number, *arguments, **keywords):
+        if number == 1:
+            raise KeyboardInterrupt
+        return whole(begun, number, *arguments, **keywords)
+
+    whole = workflow.attempt
+    with monkeypatch.context() as patch, suppress(KeyboardInterrupt):
+        patch.setattr(workflow, "attempt", attempt)
+        search(None, trials, **more)
+    return sorted(path.name for path in Path("tune").iterdir())
+
+
+def test_the_same_command_goes_on_with_what_was_stopped_and_only_with_that(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert stopped(2, monkeypatch) == ["animals-1"]
+    (first,) = outcomes(tmp_path / "tune/animals-1")
+    assert stopped(3, monkeypatch) == ["animals-1", "animals-2"]  # another number of trials is another search
+    winner = search(None, 2)
+    assert winner.folder == Path("tune/animals-1")
+    assert len(winner.trials) == 2
+    assert outcomes(winner.folder)[0] == first
+    again = search(None, 2)  # the one before is over, so this is a new one
+    assert again.folder == Path("tune/animals-3")
+
+
+@pytest.mark.slow  # three commands, of which each imports torch and Optuna
+def test_a_search_killed_with_sigkill_goes_on_with_the_same_command_and_with_its_folder(tmp_path):
+    command = ["tune", "animals", "--trials", "3", "--model", "lenet5_modern", "--json"]
+    command += ["--set", "data.limit=12", "--set", "train.duration=1ep", "--set", "train.autotune=false"]
+
+    def run(program, *more):
+        words = [sys.executable, *program, *command, *more]
+        return subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=False)
+
+    killed = run(["-c", KILLED, "1"])
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    folder = tmp_path / "tune/animals-1"
+    before = outcomes(folder)
+    assert len(before) == 1  # that before the kill
+    killed = run(["-c", KILLED, "2"])
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    assert "going on with the search in tune/animals-1" in killed.stderr
+    between = outcomes(folder)
+    assert len(between) == 2
+    assert between[:1] == before
+    done = run(["-m", "linnaeus"], "--out", "tune/animals-1")
+    assert done.returncode == 0, done.stderr
+    assert outcomes(folder)[:2] == between
+    assert json.loads(done.stdout.splitlines()[-1])["trials"] == 3
+    assert [path.name for path in (tmp_path / "tune").iterdir()] == ["animals-1"]
+
+
+KILLED = """
+import os, signal, sys
+from linnaeus.app import tune
+from linnaeus.cli import main
+number, whole = int(sys.argv.pop(1)), tune.attempt
+def attempt(begun, now, *arguments, **keywords):
+    if now == number:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return whole(begun, now, *arguments, **keywords)
+tune.attempt = attempt
+main()
+"""
+
+
+def test_without_optuna_a_line_says_how_to_get_it(monkeypatch):
+    monkeypatch.setitem(sys.modules, "optuna", None)
+    with pytest.raises(RequestError, match=r"tune needs Optuna: pip install 'linnaeus\[tune\]'"):
+        check_installed()
+
+
 def test_the_interval_of_a_difference_is_newcombes():
     """His example: 56/70 and 48/80, in table II, method 10."""
     interval = newcombe((48, 80), (56, 70))
     assert (round(interval.value, 4), round(interval.low, 4), round(interval.high, 4)) == (0.2, 0.0524, 0.3339)
 
 
-@pytest.mark.slow  # a minute by the clock
+@pytest.mark.slow  # half a minute by the clock
 def test_a_search_ends_within_its_time_and_uses_it(tmp_path):
     began = time.monotonic()
-    wish = Wish(space=SPACE, duration="60s")
+    wish = Wish(space=SPACE, duration="30s")
     winner = tune(small(duration="20ep"), wish, out=tmp_path / "x", display=QUIET, began=began)
     longest = max(tried.seconds for tried in winner.trials)
-    assert time.monotonic() - began < 60 * 1.03
-    assert time.monotonic() - began > 60 - longest - 2 * CLOSING
+    assert time.monotonic() - began < 30 * 1.03
+    assert time.monotonic() - began > 30 - longest - 2 * CLOSING

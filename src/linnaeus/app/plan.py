@@ -1,7 +1,9 @@
 """What a search is before its first trial: a new one, or one that goes on."""
 
+import json
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,11 +15,11 @@ from linnaeus.app.forecast import Forecast, forecast
 from linnaeus.app.images import Images
 from linnaeus.app.prepare import prepare
 from linnaeus.app.progress import Display
-from linnaeus.app.run import from_anywhere
+from linnaeus.app.run import Run, from_anywhere, locked
 from linnaeus.app.space import Space, check_space, default_space, make_space, without, written
 from linnaeus.core.device import pick
 from linnaeus.core.duration import Duration
-from linnaeus.core.errors import DataError, RequestError
+from linnaeus.core.errors import DataError, EnvironmentFault, RequestError
 from linnaeus.core.files import read_json, write_json
 
 KIND, VERSION = "linnaeus-tune", 1
@@ -78,9 +80,9 @@ class Plan:
     begun: Beginning
     expected: float | None = None
 
-    def write(self, folder: Path) -> None:
-        """Writes `tune.json`."""
-        write_json(folder / ABOUT, KIND, VERSION, self.about)
+    def write(self, folder: Path, *, over: bool) -> None:
+        """Writes `tune.json`; `over` says that the search came to its end."""
+        write_json(folder / ABOUT, KIND, VERSION, {**self.about, "over": over})
 
     @property
     def given(self) -> Config:
@@ -114,20 +116,18 @@ def begin_search(config: Config, wish: Wish, display: Display, began: float) -> 
     # A trial is too short for compiling to pay, and trials must be counted in steps to be alike.
     usual = {"compile": bool(train.compile), "duration": USUAL if duration.is_time else train.duration}
     begun = begin(config.replace(train=usual), display=display, began=began)
+    space = without(asked or default_space(begun.config, len(begun.prepared.classes)), wish.fixed)
+    check_space(space, begun.config, begun.prepared)  # before anything is measured
     found = forecast(begun)
     if seconds is not None:
         left = seconds - CLOSING - (time.monotonic() - began)
         length = fit(found, begun.config.train.duration, left, wish)
         begun = replace(begun, config=begun.config.replace(train={"duration": length}))
-    classes = len(begun.prepared.classes)
-    space = without(asked or default_space(begun.config, classes), wish.fixed)
-    check_space(space, begun.config, begun.prepared)
+        check_space(space, begun.config, begun.prepared)  # what a whole trial allows need not fit into a shorter one
     about = {
-        "given": config.replace(data=_placed(config)).model_dump(),
+        **_question(config, wish),
         "trial": begun.config.model_dump(),
         "space": written(space),
-        "duration": wish.duration,
-        "trials": wish.trials,
         "data_fingerprint": begun.prepared.fingerprint,
     }
     steps = Duration.parse(begun.config.train.duration).steps(steps_per_epoch=found.steps_per_epoch)
@@ -160,6 +160,30 @@ def trial_seconds(found: Forecast, steps: int) -> float:
     """How long a trial of so many steps takes."""
     evaluations = -(-steps // found.steps_per_epoch)
     return found.first.start + steps * found.later.step + evaluations * found.costs.evaluation
+
+
+def stopped_search(parent: Path, config: Config, wish: Wish) -> Path | None:
+    """The newest folder in `parent` of a search for just the same that was stopped or killed, and that is in no use."""
+    question = json.loads(json.dumps(_question(config, wish), default=str))
+    found = []
+    for file in parent.glob(f"*/{ABOUT}"):
+        with suppress(RequestError, EnvironmentFault):  # it is in use, or no file of a search
+            about = read_json(file, KIND, VERSION)
+            if not about.get("over", True) and question.items() <= about.items():
+                with locked(Run(file.parent)):
+                    found.append((file.stat().st_mtime_ns, file.parent))
+    return max(found)[1] if found else None
+
+
+def _question(config: Config, wish: Wish) -> dict[str, Any]:
+    """All that a search was asked for, as `tune.json` has it."""
+    return {
+        "given": config.replace(data=_placed(config)).model_dump(),
+        "fixed": sorted(wish.fixed),
+        "asked_space": wish.space,
+        "duration": wish.duration,
+        "trials": wish.trials,
+    }
 
 
 def _placed(config: Config) -> dict[str, Any]:

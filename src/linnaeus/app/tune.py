@@ -20,7 +20,7 @@ from math import inf
 from pathlib import Path
 
 from linnaeus.app.config import Config
-from linnaeus.app.plan import ABOUT, CLOSING, Plan, Wish, begin_search, go_on
+from linnaeus.app.plan import ABOUT, CLOSING, Plan, Wish, begin_search, go_on, stopped_search
 from linnaeus.app.progress import Display
 from linnaeus.app.run import Run, check_free, command_line, create_run, locked
 from linnaeus.app.search import Search, Tried, check_installed
@@ -31,6 +31,8 @@ from linnaeus.app.winner import Winner, best_table, draw, in_short, verdict, wri
 from linnaeus.core.errors import EnvironmentFault, Interrupted, VerdictError
 from linnaeus.data.loader import watched_workers
 
+PARENT = "tune"
+"""The folder of the searches that were given none of their own."""
 BAR = 1000
 """Parts of the bar, which shows what share of the time or of the trials is over."""
 
@@ -67,20 +69,24 @@ def tune(config: Config, wish: Wish, *, out: Path | None, display: Display, bega
     """Searches for settings that score better on val than those of `config`, which are the first trial.
 
     Args:
-        out: the folder; by default `tune/<name>-<number>`. A search that is there already goes on.
+        out: the folder, where a search that is there already goes on. By default that of a search for just the same
+            that was stopped or killed, and else a new one, `tune/<name>-<number>`.
         began: when the command began, by the monotonic clock, from where its time counts.
 
     Raises:
         LinnaeusError: any of `core/errors.py`; `Interrupted` after a signal, with all trials that were over saved.
     """
     check_installed()
-    if out is not None and (out / ABOUT).is_file():
-        folder = out
+    before = stopped_search(Path(PARENT), config, wish) if out is None else out
+    if before is not None and (before / ABOUT).is_file():
+        folder = before
+        if out is None:
+            display.say(f"going on with the search in {folder}, which was stopped; --out begins another one")
         with locked(Run(folder)), _resumable(config.data.source, folder):
             return _search(folder, go_on(folder, config, wish, display, began), display)
     check_free(out)
     plan = begin_search(config, wish, display, began)
-    folder = create_run(out, config.data.source, parent="tune").folder
+    folder = create_run(out, config.data.source, parent=PARENT).folder
     with locked(Run(folder)), _resumable(config.data.source, folder):
         return _search(folder, plan, display)
 
@@ -99,7 +105,7 @@ def _resumable(source: str, folder: Path) -> Iterator[None]:
 
 def _search(folder: Path, plan: Plan, display: Display) -> Winner:
     """Tries until the time or the trials are over, and writes what was found after each trial."""
-    plan.write(folder)
+    plan.write(folder, over=False)
     config, wish = plan.begun.config, Wish(duration=plan.about["duration"], trials=plan.about["trials"])
     display.say(f"searching {', '.join(plan.space)}; trials of {config.train.duration}; folder {folder}")
     search = Search(folder / "journal.jsonl", plan.space, seed=config.train.seed, evaluations=plan.evaluations)
@@ -117,6 +123,7 @@ def _search(folder: Path, plan: Plan, display: Display) -> Winner:
             display.say(_in_words(trials[-1], winner))
     winner = _winner(folder, plan, trials, search.importances())
     drawn = draw(winner)
+    plan.write(folder, over=True)
     display.show(best_table(winner))
     display.say(f"in {folder}: best.yaml, trials.csv, {', '.join(drawn)}")
     display.show(verdict(winner, plan.given.data.source))
