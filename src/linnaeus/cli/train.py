@@ -2,6 +2,7 @@
 
 import json
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -84,11 +85,8 @@ def train(
     """
     began = time.monotonic()  # the imports are the first seconds of a given time
     from linnaeus.app.config import make_config
-    from linnaeus.app.recipes import find_recipe
-    from linnaeus.app.settings import gather
 
     _refuse_both(("--duration", duration), ("--epochs", epochs))
-    _refuse_both(("--recipe", recipe), ("--config", config))
     flags = {
         "data.source": data,
         "data.path_column": path_column,
@@ -107,8 +105,7 @@ def train(
         "record.microscope": microscope or None,
         "train.autotune": False if no_autotune else None,
     }
-    start = None if recipe is None else find_recipe(recipe)(data).model_dump()
-    content = gather(config, flags, settings or [], recipe=start)
+    content = content_of(data, recipe, config, flags, settings)
     if dry_run:
         _plan(make_config(content), out, as_json, began)
     else:
@@ -161,6 +158,22 @@ def _train(config: "Config", out: Path | None, as_json: bool, began: float) -> N
     from linnaeus.app.train import train as run_training
 
     _finish(run_training(config, out=out, display=Display(results=not as_json), began=began), as_json)
+
+
+def content_of(
+    data: str, recipe: str | None, config: Path | None, flags: Mapping[str, object], settings: list[str] | None
+) -> dict[str, object]:
+    """The configuration that a recipe or a file, the options and `--set` make, of which the later goes before.
+
+    Raises:
+        RequestError: if both a recipe and a file are given, or either cannot be used.
+    """
+    from linnaeus.app.recipes import find_recipe
+    from linnaeus.app.settings import gather
+
+    _refuse_both(("--recipe", recipe), ("--config", config))
+    start = None if recipe is None else find_recipe(recipe)(data).model_dump()
+    return gather(config, flags, settings or [], recipe=start)
 
 
 def _refuse_both(first: tuple[str, object], second: tuple[str, object]) -> None:

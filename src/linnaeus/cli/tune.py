@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from linnaeus.cli.train import Json, LabelColumn, PathColumn, Settings, SplitColumn, Weights
+from linnaeus.cli.train import Json, LabelColumn, PathColumn, Settings, SplitColumn, Weights, content_of
 
 
 def tune(
@@ -32,7 +32,8 @@ def tune(
 
     The first trial has the defaults, so what is found is never worse on val. Hopeless trials are given up early. What
     is fixed by --set is not searched. FILE.yaml has lines such as `optim.lr: {low: 0.01, high: 1, log: true}` and
-    `augment.policy: [none, trivial]`. A search that was stopped goes on with the same --out.
+    `augment.policy: [none, trivial]`. A search that was stopped or killed goes on with the same
+    command, or with the same --out.
 
     Examples:
 
@@ -46,14 +47,10 @@ def tune(
     from linnaeus.app.config import make_config
     from linnaeus.app.plan import Wish
     from linnaeus.app.progress import Display
-    from linnaeus.app.recipes import find_recipe
-    from linnaeus.app.settings import gather, parse_assignment
+    from linnaeus.app.settings import parse_assignment
     from linnaeus.app.space import read_space
     from linnaeus.app.tune import tune as run_tune
-    from linnaeus.core.errors import RequestError
 
-    if recipe is not None and config is not None:
-        raise RequestError("--recipe and --config say the same: give one of them")
     flags = {
         "data.source": data,
         "data.path_column": path_column,
@@ -62,8 +59,7 @@ def tune(
         "model.name": model,
         "model.weights": weights,
     }
-    start = None if recipe is None else find_recipe(recipe)(data).model_dump()
-    content = gather(config, flags, settings or [], recipe=start)
+    content = content_of(data, recipe, config, flags, settings)
     fixed = frozenset(parse_assignment(text)[0] for text in settings or [])
     wish = Wish(fixed, None if space is None else read_space(space), duration, trials)
     winner = run_tune(make_config(content), wish, out=out, display=Display(results=not as_json), began=began)
