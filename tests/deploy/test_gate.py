@@ -153,9 +153,7 @@ def by_onnx(graph, folder, batch=None):
 
 def test_a_wrong_normalisation_is_refused(source, images, tmp_path):
     graph = Graph(source)
-    graph.preprocess.shift = (
-        -0.5 / 0.25 * graph.preprocess.shift.new_ones(1, 3, 1, 1)
-    )  # the mean of one channel for all
+    graph.shift.fill_(-0.5 / 0.25)  # the mean of one channel for all
     assert "float32 is allowed" in reason(asked(by_onnx(graph, tmp_path), images))
 
 

@@ -2,6 +2,7 @@
 
 from html import escape
 
+from linnaeus.metrics.robustness import Robustness
 from linnaeus.report.page import bullets, facts, figure, folded, paragraph, section, table
 from linnaeus.report.record import LearningCurve, Record
 from linnaeus.report.svg import Frame, Line, around, forest, percent, plot, whisker
@@ -105,13 +106,22 @@ def robustness_section(record: Record, run: str) -> str:
         f"The worst is this: {found.worst.words}, {exact(found.worst.score)}.",
         f"Judging an image together with its mirror image changes that by {points(found.flip_gain)}.",
     ]
+    about = "Mean over five strengths of each corruption, with its 95% interval; kinds whose lines overlap cannot be ranked."
+    shown = figure(_ranked(found), about)
+    all_of_it = folded("All as a table, with other resizing, JPEG and crops", _by_setting(found))
+    return section("robustness", title, *map(paragraph, lines), shown, all_of_it)
+
+
+def _ranked(found: Robustness) -> str:
+    """The kinds of corruption, the worst first."""
     order = sorted(found.corruptions, key=lambda entry: entry.score.value)
-    worst = found.worst.name
-    rows = [(entry.words, entry.score, "b" if entry.name == worst else "a") for entry in order]
-    clean = found.clean.value
-    drawn = forest(
-        rows, says=f"{found.measure} under {len(rows)} kinds of corruption", reference=clean, name="as they are"
-    )
+    rows = [(entry.words, entry.score, "b" if entry.name == found.worst.name else "a") for entry in order]
+    says = f"{found.measure} under {len(rows)} kinds of corruption"
+    return forest(rows, says=says, reference=found.clean.value, name="as they are")
+
+
+def _by_setting(found: Robustness) -> str:
+    order = sorted(found.corruptions, key=lambda entry: entry.score.value)
     cells: list[list[tuple[str, float | None]]] = [
         [
             (entry.words, None),
@@ -122,19 +132,7 @@ def robustness_section(record: Record, run: str) -> str:
         for entry in (*order, *found.sensitivities)
     ]
     names = ["what is done to the image", f"{found.measure} (95% interval)", "against the clean image", "by setting"]
-    return section(
-        "robustness",
-        title,
-        *map(paragraph, lines),
-        figure(
-            drawn,
-            "Mean over five strengths of each corruption, with its 95% interval; kinds whose lines overlap cannot be "
-            "ranked.",
-        ),
-        folded(
-            "All as a table, with other resizing, JPEG and crops", table("By corruption and by setting", names, cells)
-        ),
-    )
+    return table("By corruption and by setting", names, cells)
 
 
 def costs_section(record: Record) -> str:
