@@ -18,7 +18,7 @@ from linnaeus.cli.data import pack as command
 from linnaeus.cli.data import parse_size
 from linnaeus.core.errors import DataError, Interrupted, RequestError
 from linnaeus.core.files import load_tensors
-from linnaeus.data.sources import Labels, open_source, webdataset
+from linnaeus.data.sources import Labels, indexes, open_source
 from linnaeus.data.sources.arrays import ArraySource
 
 QUIET = Display(quiet=True)
@@ -126,7 +126,7 @@ def test_a_shard_is_plain_webdataset(photos, tmp_path):
 
 def test_an_index_lies_beside_every_shard_so_that_no_pass_is_needed(photos, tmp_path, monkeypatch):
     packed(photos, tmp_path / "out", size=9000)
-    monkeypatch.setattr(webdataset, "scan", None)
+    monkeypatch.setattr(indexes, "scan", None)
     assert len(open_source(str(tmp_path / "out")).labels) == 28
 
 
@@ -156,7 +156,7 @@ def test_several_classes_an_image_survive(photos, tmp_path):
 def test_pixels_without_a_file_become_png(tmp_path, monkeypatch):
     images = np.random.default_rng(0).integers(0, 256, (20, 9, 7, 1), np.uint8)
     source = ArraySource(images, Labels(("one", "two"), np.arange(20) % 2, np.full(20, "")))
-    monkeypatch.setattr(packing_module, "open_source", lambda *_: source)
+    monkeypatch.setattr(packing_module, "open_source", lambda *_, **__: source)
     result = packed("digits", tmp_path / "out")
     assert result.to_json()["encoded"] == 20
     assert result.to_json()["files"] == ["data-000000.tar"]
