@@ -115,6 +115,7 @@ const here = (name) => fileURLToPath(new URL(name, import.meta.url));
 const about = JSON.parse(readFileSync(here("artefact.json"), "utf8")).model;
 const { image_size: side, resize: short } = about.preprocess;
 const session = await ort.InferenceSession.create(here("model.onnx"));
+const half = (spare) => (spare % 2 ? 2 * Math.round(spare / 4) : spare / 2); // to the even number, as Python rounds
 
 for (const path of process.argv.slice(2)) {
   const upright = await sharp(path).rotate().flatten({ background: "white" }).$colour
@@ -123,7 +124,7 @@ for (const path of process.argv.slice(2)) {
   const [width, height] = [upright.info.width, upright.info.height].map((n) => Math.max(short, Math.floor(n * scale)));
   const pixels = await sharp(upright.data, { raw: upright.info })
     .resize(width, height, { fit: "fill", kernel: "$kernel" })
-    .extract({ left: Math.round((width - side) / 2), top: Math.round((height - side) / 2), width: side, height: side })
+    .extract({ left: half(width - side), top: half(height - side), width: side, height: side })
     .raw().toBuffer();
   const images = new ort.Tensor("uint8", pixels, [1, side, side, $channels]);
   const found = (await session.run({ images })).probabilities.data;
