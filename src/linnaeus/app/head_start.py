@@ -1,6 +1,7 @@
 """The head of a run that starts from trained weights, fitted to the features of its images before the first step."""
 
 import time
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -17,7 +18,7 @@ from linnaeus.core.errors import EnvironmentFault, RequestError
 from linnaeus.core.files import load_tensors, save_tensors
 from linnaeus.core.fold import folded
 from linnaeus.data.loader import watched_workers
-from linnaeus.engine.evaluate import evaluate
+from linnaeus.engine.evaluate import Parts, evaluate
 from linnaeus.engine.loss import LOSSES
 from linnaeus.engine.probe import Examples, Gathered, Head, fit_head
 from linnaeus.engine.step import State
@@ -73,7 +74,7 @@ def _read_or_compute(run: Run, role: str, begun: Beginning, model: Classifier, d
     if found is None:
         loader = begun.images.shown(looked_at(begun.prepared, role))
         with watched_workers(), display.bar(f"features of {role}", loader.num_images) as advance:
-            found = _compute(begun, model, loader, advance)
+            found = _compute(begun, model, loader, Parts(display.say), advance)
         save_tensors(path, KIND, VERSION, found, {"role": role})
     # A Mac's GPU has no float64.
     device = torch.device("cpu") if begun.device.type == "mps" else begun.device
@@ -89,13 +90,13 @@ def _read(path: Path) -> dict[str, Tensor] | None:
         return None
 
 
-def _compute(begun: Beginning, model: Classifier, loader: Loader, advance: Advance) -> dict[str, Tensor]:
+def _compute(begun: Beginning, model: Classifier, loader: Loader, parts: Parts, advance: Advance) -> dict[str, Tensor]:
     """Features and targets of the images that can be read, as evaluation shows them to the network."""
     preprocess = begun.images.preprocess.to(begun.device)
     few = next(iter(loader.epoch(0))).images[:FEW].to(begun.device)
     network = folded(model, preprocess(few)).to(memory_format=torch.channels_last)
     seen = evaluate(
-        lambda images: network.features(preprocess(images)),
+        partial(parts.logits, lambda images: network.features(preprocess(images))),
         loader,
         into=Gathered(),
         device=begun.device,

@@ -16,7 +16,7 @@ from linnaeus.app.gather import Kept
 from linnaeus.app.images import evaluation_loader
 from linnaeus.app.prepare import Prepared
 from linnaeus.app.progress import Display
-from linnaeus.core.device import describe, synchronize
+from linnaeus.core.device import at_once, describe, synchronize
 from linnaeus.core.errors import EnvironmentFault, RequestError
 from linnaeus.core.fold import folded
 from linnaeus.data.decode import UnreadableImage
@@ -160,7 +160,9 @@ def _first_features(
     model = folded(model.to(bundle.device), bundle.preprocess(few)).to(memory_format=torch.channels_last)
     with watched_workers(), torch.inference_mode(), display.bar("features", len(positions)) as advance:
         for batch in loader.epoch(0):
-            found = model.features(bundle.preprocess(batch.images.to(bundle.device))).float().cpu().numpy()
+            images = batch.images.to(bundle.device)
+            parts = [model.features(bundle.preprocess(part)) for part in torch.split(images, at_once(images))]
+            found = torch.cat(parts).float().cpu().numpy()
             if not features.size:
                 features = np.zeros((len(positions), found.shape[1]))
             for row, index, valid in zip(found, batch.index.tolist(), batch.valid.tolist(), strict=True):

@@ -4,10 +4,14 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Literal
 
 import torch
+from torch import Tensor
 
 from linnaeus.core.errors import RequestError
 
 Precision = Literal["fp32", "bf16"]
+PIXELS_A_THREAD = 4 * 224 * 224
+"""Pixels that a CPU is shown at once, a thread: what passes between layers stays small. More are no faster, and each
+process must be given the memory for them first: a virtual machine took 5 s for a GB."""
 
 
 def pick(name: str) -> torch.device:
@@ -46,6 +50,13 @@ def autocast(device: torch.device, precision: Precision) -> AbstractContextManag
     if precision == "fp32":
         return nullcontext()
     return torch.autocast(device.type, dtype=torch.bfloat16)
+
+
+def at_once(images: Tensor) -> int:
+    """How many of (B, C, H, W) images a network is best shown at once, where it only answers; at least 1."""
+    if images.device.type != "cpu":
+        return max(1, len(images))
+    return max(1, torch.get_num_threads() * PIXELS_A_THREAD // (images.shape[2] * images.shape[3]))
 
 
 def synchronize(device: torch.device) -> None:

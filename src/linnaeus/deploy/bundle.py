@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from linnaeus.core.classifier import Classifier
+from linnaeus.core.device import at_once
 from linnaeus.core.errors import DataError, EnvironmentFault, RequestError
 from linnaeus.core.files import load_tensors, read_json, save_tensors, write_json
 from linnaeus.core.preprocess import Preprocess
@@ -133,7 +134,9 @@ class Bundle:
         return features.float(), average_views(logits_of, prepared, self.tta)
 
     def _rows(self, images: Tensor, top: int) -> Iterator[Row]:
-        embeddings, raw = self._embeddings_and_logits(images.contiguous())
+        images = images.contiguous().to(self.device)
+        parts = map(self._embeddings_and_logits, torch.split(images, at_once(images)))
+        embeddings, raw = map(torch.cat, zip(*parts, strict=True))
         familiar = familiarity(raw, several=self.task == "multi").cpu()
         probabilities = self.labelling.activate(self.calibration.apply(raw)).cpu()
         predictions = self.labelling.predictions(probabilities, familiar, top)

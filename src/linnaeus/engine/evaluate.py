@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from linnaeus.core.batch import Loader
+from linnaeus.core.device import at_once
 from linnaeus.core.errors import EnvironmentFault
 from linnaeus.engine.guard import FAILURES, is_out_of_memory
 
@@ -22,10 +23,10 @@ Filled = TypeVar("Filled", bound=Accumulator)
 
 
 class Parts:
-    """How many images are evaluated at a time: a whole batch, and from then on fewer once memory was too small for it.
+    """How many images are evaluated at a time: as many as are fastest, and fewer once memory was too small for them.
 
     Attributes:
-        size: images at a time, at most; 0 as long as whole batches fit.
+        size: images at a time, at most; 0 as long as memory sets no limit.
     """
 
     def __init__(self, note: Callable[[str], None]) -> None:
@@ -39,7 +40,7 @@ class Parts:
             EnvironmentFault: if memory is too small for a single image.
         """
         while True:
-            size = min(self.size or len(images), len(images))
+            size = min(self.size or at_once(images), len(images))
             try:
                 return torch.cat([logits_of(part) for part in torch.split(images, size)])
             except FAILURES as error:

@@ -106,7 +106,10 @@ def robustness_section(record: Record, run: str) -> str:
         f"The worst is this: {found.worst.words}, {exact(found.worst.score)}.",
         f"Judging an image together with its mirror image changes that by {points(found.flip_gain)}.",
     ]
-    about = "Mean over five strengths of each corruption, with its 95% interval; lines that overlap have no order."
+    about = (
+        "Mean over five strengths of each corruption, with its 95% interval; kinds whose lines overlap cannot be "
+        "ranked."
+    )
     shown = figure(_ranked(found), about)
     all_of_it = folded("All as a table, with other resizing, JPEG and crops", _by_setting(found))
     return section("robustness", title, *map(paragraph, lines), shown, all_of_it)
