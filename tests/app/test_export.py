@@ -12,6 +12,8 @@ import torch
 
 from linnaeus.app import export as exporting
 from linnaeus.app.config import make_config
+from linnaeus.app.contenders import gather
+from linnaeus.app.evaluate import evaluate
 from linnaeus.app.export import Wanted, export, left_out, parse_targets
 from linnaeus.app.exports import read_attempts
 from linnaeus.app.held import HeldImages
@@ -19,6 +21,7 @@ from linnaeus.app.progress import Display
 from linnaeus.app.train import train
 from linnaeus.core.errors import RequestError
 from linnaeus.core.files import write_json
+from linnaeus.data.encode import encode_png
 from linnaeus.deploy.artefact import load_artefact
 from linnaeus.deploy.bundle import load_bundle
 from linnaeus.deploy.formats import FORMATS
@@ -164,6 +167,36 @@ def test_other_images_can_be_judged_on_and_a_fixed_number_at_once_is_written_dow
 def test_a_model_without_its_run_needs_images(trained):
     with pytest.raises(RequestError, match="give images to judge the artefacts on by --data"):
         exported(trained / "model", "torchscript:f32")
+
+
+@pytest.mark.parametrize("target", ["onnx:f32", "onnx:int8", "torch:f32"])
+def test_an_artefact_of_any_size_is_judged_on_images_as_they_are(target, tmp_path, trained):
+    name, precision = target.split(":")
+    if missing := FORMATS[name].missing(precision):
+        pytest.skip(f"{target} needs {', '.join(missing)}")
+    rng = np.random.default_rng(0)
+    for shade, label in ((60, "dark"), (200, "light")):
+        folder = tmp_path / "data" / label
+        folder.mkdir(parents=True)
+        for number in range(8):
+            shape = (28 + 9 * number, 110 - 9 * number)
+            pixels = rng.normal(shade, 20, shape).clip(0, 255).astype(np.uint8)
+            (folder / f"{number}.png").write_bytes(encode_png(pixels[:, :, None]))
+    wanted = Wanted(((name, precision),), limits=Limits(), takes="any")
+    (attempt,) = export(trained, wanted, data=str(tmp_path / "data"), display=QUIET)
+    assert attempt.verdict.passed, attempt.verdict.reasons
+    assert attempt.name == f"{target}:any"
+    assert attempt.verdict.score.change.n == 16
+    assert attempt.verdict.score.gap < (1e-4 if precision == "f32" else 0.5)
+    place = trained / "exports" / attempt.place
+    content = json.loads((place / "artefact.json").read_text())
+    assert content["takes"] == "any"
+    assert content["input"]["shape"] == [1, None, None, 1]
+    asked = {"split": None, "device": "cpu", "display": QUIET}
+    ours, theirs = (evaluate(folder, str(tmp_path / "data"), **asked) for folder in (place, trained))
+    assert precision == "int8" or np.array_equal(ours.confusion, theirs.confusion)
+    with pytest.raises(RequestError, match="it is not timed"):
+        gather([place], torch.device("cpu"), note=pytest.fail)
 
 
 def test_what_is_missing_names_the_command_and_all_leaves_it_out(trained, monkeypatch):

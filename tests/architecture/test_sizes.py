@@ -14,6 +14,7 @@ LOOP = {("lines of a function", "engine/train.py:train"): 80}
 # (what, where): (its own limit, the reason). An exception that is no longer needed fails.
 EXCEPTIONS: dict[tuple[str, str], tuple[int, str]] = {
     ("lines of a function", "cli/train.py:train"): (60, "most of it is the signature that Typer reads"),
+    ("lines of a function", "cli/export.py:export"): (55, "most of it is the signature that Typer reads"),
     ("parameters", "app/api.py:train"): (8, "linnaeus.train, all but the data by keyword"),
 }
 NONE: dict[tuple[str, str], tuple[int, str]] = {}

@@ -13,7 +13,7 @@ from linnaeus.core.preprocess import Geometry, Preprocess
 from linnaeus.deploy.artefact import GOLDEN, open_run, write_about
 from linnaeus.deploy.bundle import Bundle
 from linnaeus.deploy.formats import FORMATS
-from linnaeus.deploy.formats.base import Job
+from linnaeus.deploy.formats.base import Job, Takes
 from linnaeus.deploy.gate import Held
 from linnaeus.deploy.graph import Graph
 from linnaeus.deploy.snippets import write_snippets
@@ -84,19 +84,34 @@ def job(of: Bundle, precision: str, batch: int | None = None) -> Job:
     return Job(Graph(of), precision, batch, photos(33, of.preprocess.channels))
 
 
-def deliver(folder: Path, of: Bundle, name: str = "onnx", precision: str = "f32", batch: int | None = None) -> Path:
+def deliver(
+    folder: Path,
+    of: Bundle,
+    name: str = "onnx",
+    precision: str = "f32",
+    batch: int | None = None,
+    takes: Takes = "prepared",
+) -> Path:
     """An artefact as it is delivered: network, programs, golden samples, `artefact.json`."""
     needs(name, precision)
     folder.mkdir(parents=True)
+    if takes == "any":
+        batch = 1
     FORMATS[name].write(job(of, precision, batch), folder)
-    write_snippets(folder, name, precision, batch, of.about)
-    golden = photos(GOLDEN, of.preprocess.channels, seed=3)
+    golden = list(photos(GOLDEN, of.preprocess.channels, seed=3))
+    if takes == "any" and (widen := FORMATS[name].widen):
+        widen(folder, of.preprocess)
+        golden = [image[number:, : 28 - 4 * number] for number, image in enumerate(golden)]
+    write_snippets(folder, name, precision, batch, of.about, takes)
     content = {
         "name": f"{name}:{precision}",
         "format_name": name,
         "precision": precision,
         "batch": batch,
+        "takes": takes,
         "model": dict(of.about),
     }
-    write_about(folder, content, golden, open_run(folder, name, precision, batch)(golden))
+    run = open_run(folder, name, precision, batch)
+    said = np.concatenate([run(np.ascontiguousarray(image[None])) for image in golden])
+    write_about(folder, content, golden, said)
     return folder

@@ -100,7 +100,7 @@ def test_golden_samples_are_asked_again(delivered, own):
 def test_golden_samples_of_grey_images_come_back(tmp_path):
     folder = deliver(tmp_path / "a", bundle(channels=1))
     assert load_artefact(folder).check_golden() < 1e-5
-    assert np.array_equal(artefact.read_golden(*read_artefact(folder)), photos(GOLDEN, 1, seed=3))
+    assert np.array_equal(np.stack(artefact.read_golden(*read_artefact(folder))), photos(GOLDEN, 1, seed=3))
 
 
 def test_a_run_a_model_and_an_artefact_are_told_apart(delivered, tmp_path):

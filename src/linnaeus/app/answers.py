@@ -1,6 +1,6 @@
 """What a model said of each image of a role, kept in the run's folder: scores, slices and comparisons start from it."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -75,8 +75,11 @@ def collect(
     bundle.to(device)
     noted, into = _Noted(loader), _Targets(len(bundle.classes))
     with watched_workers(), display.bar("evaluating", loader.num_images) as advance:
-        logits_of = partial(Parts(display.say).logits, bundle.uncalibrated)
-        evaluate(logits_of, noted, into=into, device=device, progress=advance)
+        if isinstance(bundle, Artefact) and bundle.takes == "any":
+            _ask_whole(bundle, noted, source, into, advance)
+        else:
+            logits_of = partial(Parts(display.say).logits, bundle.uncalibrated)
+            evaluate(logits_of, noted, into=into, device=device, progress=advance)
     judged = into.outputs.read()
     positions = torch.cat(noted.positions).numpy()
     columns = _columns(source, audit.shapes[positions], torch.cat(noted.brightness).numpy(), positions)
@@ -135,6 +138,18 @@ def load_answers(path: Path) -> Answers:
 def answers_file(run: Path, role: str) -> Path:
     """Where a run keeps the answers for one of its roles."""
     return run / FOLDER / f"{role}.safetensors"
+
+
+def _ask_whole(
+    artefact: Artefact, noted: "_Noted", source: Source, into: "_Targets", advance: Callable[[int], None]
+) -> None:
+    """Asks an artefact that resizes by itself about the images as they are decoded; the loader brings the rest."""
+    for batch in noted.epoch(0):
+        logits = torch.zeros(len(batch.valid), len(artefact.classes))
+        for row in batch.valid.nonzero()[:, 0].tolist():
+            logits[row] = artefact.uncalibrated_whole(source.decode(source.read(int(batch.index[row]))))[0]
+        into.update(logits, batch.targets, batch.valid)
+        advance(len(batch))
 
 
 class _Noted:

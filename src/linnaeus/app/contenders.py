@@ -126,7 +126,7 @@ def _group(owner: Path, named: Sequence[Path], label: str, device: torch.device,
     artefacts = {(path if path.is_dir() else path.parent).resolve(): path for path in named if is_artefact(path)}
     prefix = f"{label}/" if label else ""
     if owner not in named or is_artefact(owner):
-        read = [read_artefact(path) for path in artefacts.values()]
+        read = [_read_timed(path) for path in artefacts.values()]
         about = read[0][1]["model"]
         contenders = tuple(_artefact(prefix, *each, is_asked=True) for each in read)
         return Group(owner, about["architecture"]["name"], _shape(about), False, contenders)
@@ -181,7 +181,7 @@ def _exported(
             continue
         is_asked = place.resolve() in asked
         try:
-            _, content = read_artefact(place)
+            _, content = _read_timed(place)
             if not is_of(content, bundle.about):
                 raise RequestError(f"{place} was exported of another state of the model: export it again")
         except (RequestError, EnvironmentFault) as error:
@@ -190,6 +190,14 @@ def _exported(
             note(f"left out: {error}")
         else:
             yield _artefact(prefix, place, content, is_asked=is_asked)
+
+
+def _read_timed(path: Path) -> tuple[Path, dict[str, Any]]:
+    """As `read_artefact`. Raises `RequestError` besides where an artefact takes images of any size."""
+    folder, content = read_artefact(path)
+    if content.get("takes") == "any":
+        raise RequestError(f"{folder} takes images of any size, and how fast it is depends on theirs: it is not timed")
+    return folder, content
 
 
 def is_of(content: Mapping[str, Any], about: Mapping[str, Any]) -> bool:

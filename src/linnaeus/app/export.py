@@ -1,17 +1,17 @@
 """A finished model leaves PyTorch: artefacts for other runtimes, each judged on real images, or refused."""
 
 import shutil
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import numpy as np
 import torch
 
 from linnaeus import __version__
-from linnaeus.app.exports import Attempt, read_attempts, write_attempts
+from linnaeus.app.exports import Attempt, read_attempts, size_of, write_attempts
 from linnaeus.app.held import HeldImages
 from linnaeus.app.progress import Display
 from linnaeus.app.report import renew_exports
@@ -19,8 +19,8 @@ from linnaeus.core.errors import LinnaeusError, RequestError
 from linnaeus.deploy.artefact import GOLDEN, GOLDEN_GAP, GOLDEN_GAP_REDUCED, golden_gap, open_run, write_about
 from linnaeus.deploy.bundle import Bundle, load_bundle
 from linnaeus.deploy.coverage import Coverage, Trained, count_coverage, sensitivity, trained_layers
-from linnaeus.deploy.formats import FORMATS, parse_target
-from linnaeus.deploy.formats.base import Job, Unchanged, Unrunnable, first_line
+from linnaeus.deploy.formats import FORMATS, check_takes, parse_target
+from linnaeus.deploy.formats.base import Job, Takes, Unchanged, Unrunnable, first_line
 from linnaeus.deploy.formats.onnx import describe
 from linnaeus.deploy.gate import Held, Limits, Verdict, judge
 from linnaeus.deploy.graph import Graph
@@ -47,12 +47,18 @@ class Wanted:
         targets: (format, precision) pairs.
         batch: images at once; None for any number.
         qat: the weights are tuned to bear quantization, before it.
+        takes: `any` for artefacts that resize and crop by themselves; they take one image at once.
     """
 
     targets: tuple[tuple[str, str], ...]
     batch: int | None = None
     limits: Limits = field(default_factory=Limits)
     qat: bool = False
+    takes: Takes = "prepared"
+
+    def name(self, form: str, precision: str) -> str:
+        """`onnx:f32`, or `onnx:f32:any`."""
+        return f"{form}:{precision}" if self.takes == "prepared" else f"{form}:{precision}:{self.takes}"
 
 
 @dataclass
@@ -114,6 +120,7 @@ def export(folder: Path, wanted: Wanted, *, data: str | None, display: Display) 
         RequestError: if there is no model, a package that a target takes is not installed, or `qat` has no effect.
     """
     _check_tunable(wanted)
+    check_takes(wanted.takes, wanted.targets, wanted.batch)
     bundle = load_bundle(folder)
     source = _Source(bundle, HeldImages(folder, bundle, data, display), wanted.qat, display)
     _check_installed(wanted.targets)
@@ -123,7 +130,7 @@ def export(folder: Path, wanted: Wanted, *, data: str | None, display: Display) 
     home.mkdir(exist_ok=True)
     done = []
     for name, precision in wanted.targets:
-        display.say(f"{name}:{precision}: exporting")
+        display.say(f"{wanted.name(name, precision)}: exporting")
         attempt = _attempt(source, name, precision, wanted, home)
         if not attempt.verdict.passed:  # nor is one of before delivered any more: the folder is what exports.json says
             shutil.rmtree(home / attempt.place, ignore_errors=True)
@@ -177,19 +184,20 @@ def _check_installed(targets: tuple[tuple[str, str], ...]) -> None:
 
 def _attempt(source: _Source, name: str, precision: str, wanted: Wanted, home: Path) -> Attempt:
     """Writes one artefact beside its place, and moves it there if the gate lets it pass."""
-    place = home / f"{name}-{precision}"
+    label = wanted.name(name, precision)
+    place = home / label.replace(":", "-")
     with TemporaryDirectory(prefix=f".{place.name}.", dir=home) as scratch:
         made = Path(scratch) / place.name
         made.mkdir()
         try:
             attempt = _make(source, name, precision, wanted, made)
         except (Unrunnable, Unchanged) as error:
-            return Attempt(f"{name}:{precision}", Verdict("refused", (str(error),), None))
+            return Attempt(label, Verdict("refused", (str(error),), None))
         except EXPORTERS_RAISE as error:
             if isinstance(error, LinnaeusError):
                 raise
             reason = f"it could not be written: {type(error).__name__}: {first_line(error)}"
-            return Attempt(f"{name}:{precision}", Verdict("refused", (reason,), None))
+            return Attempt(label, Verdict("refused", (reason,), None))
         if attempt.verdict.passed:
             if place.exists():
                 shutil.rmtree(place)
@@ -198,7 +206,7 @@ def _attempt(source: _Source, name: str, precision: str, wanted: Wanted, home: P
 
 
 def _make(source: _Source, name: str, precision: str, wanted: Wanted, folder: Path) -> Attempt:
-    form, batch = FORMATS[name], wanted.batch or (1 if name == "coreml" else None)
+    form, batch = FORMATS[name], wanted.batch or (1 if name == "coreml" or wanted.takes == "any" else None)
     job = Job(source.graph, precision, batch)
     coverage: Coverage | None = None
     quantized: Quantized | None = None
@@ -214,11 +222,16 @@ def _make(source: _Source, name: str, precision: str, wanted: Wanted, folder: Pa
         coverage = count_coverage(source.layers, states)
         if not any(state != "float" for state in states.values()):
             raise Unchanged(f"'{precision}' changes no layer of this network: nothing would be smaller or faster")
+    if wanted.takes == "any" and form.widen:
+        form.widen(folder, source.bundle.preprocess)
     about = source.bundle.about
     if name == "onnx":
         describe(folder, {"classes": "\n".join(about["classes"]), "made_by": f"linnaeus {__version__}"})
-    write_snippets(folder, name, precision, batch, about)
+    write_snippets(folder, name, precision, batch, about, wanted.takes)
     content = _content(source, name, precision, batch, coverage, quantized)
+    if wanted.takes == "any":
+        content |= {"name": wanted.name(name, precision), "takes": "any"}
+        content["input"]["shape"] = [1, None, None, source.graph.channels]
     return _judge(content, source, wanted.limits, folder, coverage, quantized)
 
 
@@ -232,23 +245,24 @@ def _judge(
 ) -> Attempt:
     """The gate, and then `artefact.json` with what it says."""
     held, name, precision = source.judging, content["format_name"], content["precision"]
-    golden = held.images[:GOLDEN]
+    takes: Takes = content.get("takes", "prepared")
+    golden = held.golden(GOLDEN, takes)
     try:
         run = open_run(folder, name, precision, content["batch"])
     except Unrunnable as error:
         if name == "coreml":
             write_about(folder, content, golden, held.expected[:GOLDEN])
-            return Attempt(content["name"], Verdict("not scored", (str(error),), None), coverage, _size(folder))
+            return Attempt(content["name"], Verdict("not scored", (str(error),), None), coverage, size_of(folder))
         raise
-    verdict = judge(run, held, precision=precision, limits=limits)
+    verdict = judge(run, held, precision=precision, limits=limits, takes=takes)
     if verdict.passed:
-        said = run(golden)
+        said = np.concatenate([run(image[None]) for image in golden])
         content = write_about(folder, {**content, "gate": verdict.to_json()}, golden, said)
         gap = golden_gap(ask_standalone(folder), content)
         if gap > GOLDEN_GAP.get(precision, GOLDEN_GAP_REDUCED):
             verdict = verdict.refused_for(f"without Linnaeus, golden samples give other probabilities, by {gap:.2g}")
     kept = quantized.tries[-1].kept if quantized else ()
-    return Attempt(content["name"], verdict, coverage, _size(folder), kept, source.integers[1] if quantized else None)
+    return Attempt(content["name"], verdict, coverage, size_of(folder), kept, source.integers[1] if quantized else None)
 
 
 def _content(
@@ -280,17 +294,3 @@ def _content(
         if tuning := source.integers[1]:
             content["tuning"] = tuning.to_json()
     return content
-
-
-def _size(folder: Path) -> int:
-    """Bytes of what a runtime loads."""
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file() and _is_model(path, folder))
-
-
-def _is_model(path: Path, folder: Path) -> bool:
-    return path.relative_to(folder).parts[0].startswith("model")
-
-
-def figures(attempts: list[Attempt]) -> Mapping[str, Any]:
-    """All of it, for machines."""
-    return {"exports": [attempt.to_json() for attempt in attempts]}

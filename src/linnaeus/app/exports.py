@@ -148,3 +148,14 @@ def _figures(attempt: Attempt) -> list[str]:
         covered,
         size,
     ]
+
+
+def size_of(folder: Path) -> int:
+    """Bytes of what a runtime loads, of the files of an artefact."""
+    files = (path for path in folder.rglob("*") if path.is_file())
+    return sum(path.stat().st_size for path in files if path.relative_to(folder).parts[0].startswith("model"))
+
+
+def figures(attempts: list[Attempt]) -> dict[str, Any]:
+    """All of it, for machines."""
+    return {"exports": [attempt.to_json() for attempt in attempts]}

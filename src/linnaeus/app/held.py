@@ -13,6 +13,7 @@ from linnaeus.app.images import evaluation_loader
 from linnaeus.app.progress import Display
 from linnaeus.app.run import Run
 from linnaeus.core.errors import DataError, RequestError
+from linnaeus.core.preprocess import to_channels
 from linnaeus.core.seed import generator
 from linnaeus.data.doctor import audit
 from linnaeus.data.loader import watched_workers
@@ -82,13 +83,18 @@ class HeldImages:
             chosen = np.sort(generator(0, "gate").permutation(number)[:most])
             source, what = Subset(source, chosen), f"{most:,} of the {number:,} {what}"
         images, kept = self._read(source, config, what)
+        channels = bundle.preprocess.channels
+
+        def whole(row: int) -> Pixels:
+            return to_channels(source.decode(source.read(int(kept[row]))), channels)
+
         targets = source.labels.targets[kept]
         truths = targets.astype(bool) if bundle.task == "multi" else np.arange(len(bundle.classes)) == targets[:, None]
         parts = torch.split(torch.from_numpy(images).permute(0, 3, 1, 2), 32)  # (N, S, S, C) -> (N, C, S, S)
         with self._display.bar("asking the network", len(images)) as advance:
             expected = [_told(bundle.probabilities(part.contiguous()), advance) for part in parts]
         thresholds = tuple(bundle.about["thresholds"]) if bundle.task == "multi" else None
-        return Held(what, images, truths, torch.cat(expected).numpy(), thresholds)
+        return Held(what, images, truths, torch.cat(expected).numpy(), thresholds, whole)
 
     def _read(self, source: Source, config: Config, what: str) -> tuple[Pixels, NDArray[np.int64]]:
         """The prepared images that can be read, and which these are."""

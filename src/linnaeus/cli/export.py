@@ -16,6 +16,14 @@ def export(
         str, typer.Option(metavar="LIST", help="Formats with precisions: onnx,onnx:int8,openvino:bf16; or all.")
     ] = "onnx",
     batch: Annotated[str, typer.Option(metavar="N", help="Images at once: a number, or dynamic for any.")] = "dynamic",
+    input_: Annotated[
+        str,
+        typer.Option(
+            "--input",
+            metavar="prepared|any",
+            help="Images of the network's size; or of any, resized and cropped inside.",
+        ),
+    ] = "prepared",
     data: Annotated[
         str | None, typer.Option(metavar="DATA", help="Images to judge on. [default: the run's test images]")
     ] = None,
@@ -43,11 +51,13 @@ def export(
 
       linnaeus export runs/photos-1 --to onnx:int8,executorch:int8 --qat
 
+      linnaeus export runs/photos-1 --to onnx --input any
+
       linnaeus export runs/photos-1 --to all
     """
-    from linnaeus.app.export import Wanted, figures, left_out, parse_targets
+    from linnaeus.app.export import Wanted, left_out, parse_targets
     from linnaeus.app.export import export as run_export
-    from linnaeus.app.exports import exports_table
+    from linnaeus.app.exports import exports_table, figures
     from linnaeus.app.progress import Display
     from linnaeus.deploy.gate import Limits
 
@@ -57,8 +67,12 @@ def export(
             display.say(f"{target}: left out, what it takes is not installed: {command}")
     if batch != "dynamic" and not (batch.isdecimal() and 1 <= int(batch) <= 1024):
         raise RequestError(f"--batch {batch}: expected a number from 1 to 1024, or dynamic")
+    if input_ not in ("prepared", "any"):
+        raise RequestError(f"--input {input_}: expected prepared (the network's size), or any (any size)")
     size = None if batch == "dynamic" else int(batch)
-    wanted = Wanted(parse_targets(to), size, Limits(max_drop, min_agreement), qat)
+    wanted = Wanted(
+        parse_targets(to), size, Limits(max_drop, min_agreement), qat, "any" if input_ == "any" else "prepared"
+    )
     attempts = run_export(run, wanted, data=data, display=display)
     display.show(exports_table(attempts))
     if any(attempt.verdict.passed for attempt in attempts):

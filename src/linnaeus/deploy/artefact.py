@@ -4,7 +4,7 @@
 |---|---|
 | `model.*` | the network, with normalisation, calibration and softmax or sigmoid inside |
 | `artefact.json` | format, checksums, `model.json` of the network, the gate's verdict, what the golden samples give |
-| `golden/*.png` | prepared images, whose probabilities are known |
+| `golden/*.png` | images as it takes them, whose probabilities are known |
 | `predict.py`, ... | how to use it without Linnaeus |
 """
 
@@ -16,18 +16,19 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
 from linnaeus.core.errors import EnvironmentFault, RequestError
 from linnaeus.core.files import read_json, write_json
-from linnaeus.core.preprocess import Preprocess
+from linnaeus.core.preprocess import Preprocess, to_channels
 from linnaeus.data.decode import ImageLike, load_image
 from linnaeus.data.encode import encode_png
 from linnaeus.deploy.bundle import Bundle, load_bundle
 from linnaeus.deploy.formats import FORMATS
-from linnaeus.deploy.formats.base import Pixels, Run, by_size
-from linnaeus.deploy.labelling import Labelling, read_rows
+from linnaeus.deploy.formats.base import Pixels, Run, Takes, by_size
+from linnaeus.deploy.labelling import Labelling, read_rows, read_whole
 from linnaeus.deploy.prediction import Prediction, Row
 
 KIND, VERSION = "linnaeus-artefact", 1
@@ -48,6 +49,7 @@ class Artefact:
         self.folder, self.content = folder, content
         self.name: str = content["name"]
         self.precision: str = content["precision"]
+        self.takes: Takes = content.get("takes", "prepared")
         self.labelling = Labelling(content["model"])
         self.task, self.classes = self.labelling.task, self.labelling.classes
         self.preprocess = Preprocess.from_json(content["model"]["preprocess"]).eval()
@@ -72,15 +74,26 @@ class Artefact:
 
     def probabilities(self, images: Tensor) -> Tensor:
         """(B, C, S, S) uint8, as `preprocess.fit` makes them -> (B, K) float32."""
+        if self.takes == "any":  # in a frame that makes the graph's resize nothing, and that its crop takes away
+            size, short = self.preprocess.geometry.image_size, self.preprocess.geometry.resize
+            before = round((short - size) / 2)
+            images = F.pad(images, (before, short - size - before) * 2)
         return torch.from_numpy(self.run(images.permute(0, 2, 3, 1).numpy()))  # (B, C, S, S) -> (B, S, S, C)
 
     def uncalibrated(self, images: Tensor) -> Tensor:
         """(B, C, S, S) uint8 -> (B, K) float32 logits that give its probabilities."""
-        found = self.probabilities(images).double().clamp(1e-12, 1 - 1e-12)
+        return self._logits(self.probabilities(images))
+
+    def uncalibrated_whole(self, image: Pixels) -> Tensor:
+        """(H, W, 1 or 3) uint8 at its own size, of an artefact that takes any -> (1, K), as `uncalibrated`."""
+        return self._logits(torch.from_numpy(self.run(to_channels(image, self.preprocess.channels)[None])))
+
+    def _logits(self, probabilities: Tensor) -> Tensor:
+        found = probabilities.double().clamp(1e-12, 1 - 1e-12)
         return (found.log() if self.task == "single" else found.logit()).float()
 
     def run(self, images: Pixels) -> NDArray[np.float32]:
-        """(B, S, S, C) uint8 -> (B, K) float32, in memory of its own."""
+        """(B, S, S, C) uint8, or (B, H, W, C) where it takes any size -> (B, K) float32, in memory of its own."""
         return np.array(self._run(np.ascontiguousarray(images)), np.float32)  # runtimes trust the order of the bytes
 
     def predict(self, images: Sequence[ImageLike], *, top: int = 5, batch_size: int = 32) -> list[Prediction]:
@@ -93,7 +106,14 @@ class Artefact:
 
     def rows(self, images: Iterable[ImageLike], *, top: int = 5, batch_size: int = 32) -> Iterator[Row]:
         """As `stream`, with all probabilities; there are no embeddings."""
+        if self.takes == "any":
+            return read_whole(images, self.preprocess.channels, partial(self._row, top=top))
         return read_rows(images, self.preprocess, partial(self._rows, top=top), batch_size=batch_size)
+
+    def _row(self, image: Pixels, top: int) -> Row:
+        found = torch.from_numpy(self.run(image[None]))
+        (prediction,) = self.labelling.predictions(found, None, top)
+        return Row(prediction, None, found[0])
 
     def _rows(self, images: Tensor, top: int) -> Iterator[Row]:
         probabilities = self.probabilities(images)
@@ -106,7 +126,9 @@ class Artefact:
         Raises:
             EnvironmentFault: if it is larger than rounding explains: the artefact does not work on this machine.
         """
-        gap = golden_gap(self.run(read_golden(self.folder, self.content)), self.content)
+        images = read_golden(self.folder, self.content)
+        batches = [image[None] for image in images] if self.takes == "any" else [np.stack(images)]
+        gap = golden_gap(np.concatenate([self.run(batch) for batch in batches]), self.content)
         allowed = GOLDEN_GAP.get(self.precision, GOLDEN_GAP_REDUCED)
         if gap > allowed:
             raise EnvironmentFault(
@@ -122,13 +144,13 @@ def golden_gap(found: NDArray[np.float32], content: Mapping[str, Any]) -> float:
     return float(np.abs(found - expected).max()) if found.shape == expected.shape else float("inf")
 
 
-def read_golden(folder: Path, content: Mapping[str, Any]) -> Pixels:
-    """(N, S, S, C) uint8."""
-    return np.stack([load_image(folder / name) for name in content["golden"]["images"]])
+def read_golden(folder: Path, content: Mapping[str, Any]) -> list[Pixels]:
+    """N times (H, W, C) uint8, as the artefact takes them."""
+    return [load_image(folder / name) for name in content["golden"]["images"]]
 
 
 def write_about(
-    folder: Path, content: dict[str, Any], golden: Pixels, probabilities: NDArray[np.float32]
+    folder: Path, content: dict[str, Any], golden: Sequence[Pixels], probabilities: NDArray[np.float32]
 ) -> dict[str, Any]:
     """Writes the golden samples, and `artefact.json` with checksums of all files in the folder; gives its content."""
     (folder / "golden").mkdir(exist_ok=True)

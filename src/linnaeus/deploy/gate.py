@@ -13,14 +13,14 @@
 Every figure is of the same images for both, so that its interval is a paired one.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from linnaeus.deploy.formats.base import Pixels, Run, Unrunnable
+from linnaeus.deploy.formats.base import Pixels, Run, Takes, Unrunnable
 from linnaeus.metrics.compare import compare_answers
 from linnaeus.metrics.intervals import Interval, bootstrap_mean, wilson
 
@@ -32,6 +32,8 @@ FLOAT_GAP = 1e-4
 COMPANY = {"f32": 1e-4}
 COMPANY_REDUCED = 0.05
 """How far a probability may depend on the images beside it: kernels for other numbers of images round differently."""
+GOLDEN_SIDE = 512
+"""Pixels of a side of a golden sample of any size, at most."""
 LOSS_RISE = 0.05
 """Nats of log-loss that reduced precision may cost."""
 SEED = 2026
@@ -62,6 +64,7 @@ class Held:
         truths: (N, K) bool.
         expected: (N, K) float32, the network's probabilities.
         thresholds: (K,) where an image may have several classes, else None.
+        whole: row -> (H, W, C) uint8, the image as it was before it was prepared; None where that is not known.
     """
 
     what: str
@@ -69,9 +72,18 @@ class Held:
     truths: NDArray[np.bool_]
     expected: NDArray[np.float32]
     thresholds: tuple[float, ...] | None
+    whole: Callable[[int], Pixels] | None = None
 
     def __len__(self) -> int:
         return len(self.images)
+
+    def golden(self, count: int, takes: Takes) -> list[Pixels]:
+        """The first images, (H, W, C) uint8, as an artefact takes them; large ones by every so many-th pixel."""
+        if takes == "prepared" or self.whole is None:
+            return list(self.images[:count])
+        found = (self.whole(row) for row in range(min(count, len(self))))
+        steps = ((image, -(-max(image.shape) // GOLDEN_SIDE)) for image in found)
+        return [np.ascontiguousarray(image[::step, ::step]) for image, step in steps]
 
     def answers(self, probabilities: NDArray[np.float32]) -> NDArray[np.bool_]:
         """(N, K) -> (N, K), the classes that are given as the answer."""
@@ -145,11 +157,18 @@ class Verdict:
         return asdict(self)
 
 
-def judge(run: Run, held: Held, *, precision: str, limits: Limits) -> Verdict:
-    """Runs an artefact on all images, first `SIZES` and then `LARGE` at once, and some of them again alone."""
+def judge(run: Run, held: Held, *, precision: str, limits: Limits, takes: Takes = "prepared") -> Verdict:
+    """Runs an artefact on all images, first `SIZES` and then `LARGE` at once, and some of them again alone.
+
+    One that takes images of any size gets each at its own size, alone.
+    """
     try:
-        found = np.concatenate([_ask(run, part, held) for part in _parts(held.images)])
-        alone = np.concatenate([_ask(run, image[None], held) for image in held.images[:LARGE]])
+        if takes == "any" and held.whole is not None:
+            found = np.concatenate([_ask(run, held.whole(row)[None], held) for row in range(len(held))])
+            alone = found
+        else:
+            found = np.concatenate([_ask(run, part, held) for part in _parts(held.images)])
+            alone = np.concatenate([_ask(run, image[None], held) for image in held.images[:LARGE]])
     except Unrunnable as error:
         return Verdict("refused", (str(error),), None)
     score = measure(held, found)

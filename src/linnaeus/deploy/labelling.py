@@ -8,10 +8,12 @@ from functools import partial
 from itertools import islice
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from linnaeus.core.preprocess import Preprocess
+from linnaeus.core.preprocess import Preprocess, to_channels
 from linnaeus.core.runtime import Task
 from linnaeus.data.decode import ImageLike, UnreadableImage, load_image
 from linnaeus.deploy.prediction import Limits, Prediction, Row
@@ -91,11 +93,27 @@ def read_rows(
     # slows down out of proportion where something else runs on one of them.
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1), initializer=partial(torch.set_num_threads, 1)) as pool:
         while chunk := list(islice(source, batch_size)):
-            fitted = list(pool.map(partial(_try_fit, preprocess), chunk))
+            fitted = list(pool.map(partial(_try, preprocess.fit), chunk))
             good = [image for image in fitted if isinstance(image, Tensor)]
             computed = iter(rows_of(_stack(good)) if good else ())
             for image in fitted:
                 yield next(computed) if isinstance(image, Tensor) else Row(Prediction("", 0.0, (), image))
+
+
+def read_whole(images: Iterable[ImageLike], channels: int, row_of: Callable[[NDArray[np.uint8]], Row]) -> Iterator[Row]:
+    """As `read_rows`, of images at their own sizes, one at a time.
+
+    Args:
+        channels: C.
+        row_of: (H, W, C) uint8 -> its row.
+    """
+
+    def upright(pixels: NDArray[np.uint8]) -> Tensor:
+        return torch.from_numpy(to_channels(pixels, channels))
+
+    for image in images:
+        found = _try(upright, image)
+        yield Row(Prediction("", 0.0, (), found)) if isinstance(found, str) else row_of(found.numpy())
 
 
 def _stack(images: list[Tensor]) -> Tensor:
@@ -103,10 +121,10 @@ def _stack(images: list[Tensor]) -> Tensor:
     return torch.stack([image.permute(1, 2, 0) for image in images]).permute(0, 3, 1, 2)
 
 
-def _try_fit(preprocess: Preprocess, image: ImageLike) -> Tensor | str:
+def _try(prepare: Callable[[NDArray[np.uint8]], Tensor], image: ImageLike) -> Tensor | str:
     """The prepared image, or the reason why there is none."""
     try:
-        return preprocess.fit(load_image(image))
+        return prepare(load_image(image))
     except UnreadableImage as error:
         return str(error)
     except OSError as error:

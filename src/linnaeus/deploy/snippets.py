@@ -9,6 +9,8 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
+from linnaeus.deploy.formats.base import Takes
+
 _PYTHON = Template('''"""Classifies images: python predict.py IMAGE...   It needs: pip install $packages"""
 
 import json
@@ -25,19 +27,11 @@ ABOUT = json.loads((HERE / "artefact.json").read_text(encoding="utf-8"))["model"
 $load
 
 
-def prepare(path):
-    """An image file as the network takes it: (side, side, channels) uint8."""
-    side, short = (ABOUT["preprocess"][name] for name in ("image_size", "resize"))
-    image = ImageOps.exif_transpose(Image.open(path)).convert($mode)
-    scale = short / min(image.size)
-    width, height = (max(short, int(length * scale)) for length in image.size)
-    image = image.resize((width, height), Image.Resampling.$filter)
-    left, top = round((width - side) / 2), round((height - side) / 2)
-    return np.asarray(image.crop((left, top, left + side, top + side))).reshape(side, side, -1)
+$prepare
 
 
 def probabilities(images):
-    """(number, side, side, channels) uint8 -> (number, classes) float32, calibrated."""
+    """($shape, channels) uint8 -> (number, classes) float32, calibrated."""
     images = np.ascontiguousarray(images)
     $run
 
@@ -57,6 +51,20 @@ _FIXED = """size = $batch
     parts = [images[start : start + size] for start in range(0, len(images), size)]
     padded = [np.concatenate([part, part[-1:].repeat(size - len(part), 0)]) for part in parts]
     return np.concatenate([run(part) for part in padded])[: len(images)]"""
+
+_PREPARE = '''def prepare(path):
+    """An image file as the network takes it: (side, side, channels) uint8."""
+    side, short = (ABOUT["preprocess"][name] for name in ("image_size", "resize"))
+    image = ImageOps.exif_transpose(Image.open(path)).convert($mode)
+    scale = short / min(image.size)
+    width, height = (max(short, int(length * scale)) for length in image.size)
+    image = image.resize((width, height), Image.Resampling.$filter)
+    left, top = round((width - side) / 2), round((height - side) / 2)
+    return np.asarray(image.crop((left, top, left + side, top + side))).reshape(side, side, -1)'''
+_UPRIGHT = '''def prepare(path):
+    """An image file, upright: (height, width, channels) uint8. It is resized and cropped inside."""
+    image = ImageOps.exif_transpose(Image.open(path)).convert($mode)
+    return np.asarray(image).reshape(image.height, image.width, -1)'''
 
 # format -> (packages, imports, what loads it; it leaves a function `run`).
 _LOADERS: dict[str, tuple[str, str, str]] = {
@@ -160,29 +168,34 @@ int main(int, char** argv) {
 """)
 
 
-def write_snippets(folder: Path, form: str, precision: str, batch: int | None, about: Mapping[str, Any]) -> None:
+def write_snippets(
+    folder: Path, form: str, precision: str, batch: int | None, about: Mapping[str, Any], takes: Takes = "prepared"
+) -> None:
     """Writes the programs for an artefact.
 
     Args:
         form: the name of the format.
         batch: images at once, where it takes a fixed number.
         about: `model.json`.
+        takes: of images of any size the program in Python alone is written.
     """
     preprocess, several = about["preprocess"], about["task"] == "multi"
     channels, is_cubic = len(preprocess["mean"]), preprocess["interpolation"] == "bicubic"
     packages, imports, load = _LOADERS[form]
-    fixed = batch or (1 if form in ("aoti", "coreml") else None)
+    fixed = None if takes == "any" else batch or (1 if form in ("aoti", "coreml") else None)
     text = _PYTHON.substitute(
         packages=packages,
         imports=imports,
         load=Template(load).substitute(batch=fixed or 1, hint="bf16" if precision == "bf16" else "f32"),
-        mode='"L"' if channels == 1 else '"RGB"',
-        filter="BICUBIC" if is_cubic else "BILINEAR",
+        prepare=Template(_UPRIGHT if takes == "any" else _PREPARE).substitute(
+            mode='"L"' if channels == 1 else '"RGB"', filter="BICUBIC" if is_cubic else "BILINEAR"
+        ),
+        shape="1, height, width" if takes == "any" else "number, side, side",
         run=Template(_FIXED).substitute(batch=fixed) if fixed else "return run(images)",
         answer=_SEVERAL if several else _ONE,
     )
     (folder / "predict.py").write_text(text, encoding="utf-8")
-    if form == "onnx":
+    if form == "onnx" and takes == "prepared":
         values = {"side": preprocess["image_size"], "channels": channels, "kernel": "cubic" if is_cubic else "linear"}
         colour = 'toColourspace("b-w").raw()' if channels == 1 else 'toColourspace("srgb").raw()'
         answer = _JS_SEVERAL if several else _JS_ONE

@@ -19,10 +19,13 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 folder = Path(sys.argv[1])
-golden = json.loads((folder / "artefact.json").read_text(encoding="utf-8"))["golden"]["images"]
+about = json.loads((folder / "artefact.json").read_text(encoding="utf-8"))
+golden = about["golden"]["images"]
 images = [np.asarray(Image.open(folder / name)) for name in golden]
+images = [i.reshape(1, *i.shape[:2], -1) for i in images]
+batches = images if about.get("takes") == "any" else [np.concatenate(images)]
 program = runpy.run_path(str(folder / "predict.py"))
-print(json.dumps(program["probabilities"](np.stack([i.reshape(*i.shape[:2], -1) for i in images])).tolist()))
+print(json.dumps(np.concatenate([program["probabilities"](batch) for batch in batches]).tolist()))
 """
 
 

@@ -1,8 +1,10 @@
 """The formats that a classifier can be exported to, each in a file of its own."""
 
+from collections.abc import Iterable
+
 from linnaeus.core.errors import RequestError
 from linnaeus.deploy.formats import aoti, coreml, executorch, exported, onnx, openvino, torchscript
-from linnaeus.deploy.formats.base import Format
+from linnaeus.deploy.formats.base import Format, Takes
 
 _F32 = "32-bit floating point, exact"
 _STATIC = "8-bit integers, with ranges measured on training images"
@@ -16,6 +18,7 @@ FORMATS: dict[str, Format] = {
         exported.write,
         exported.open_model,
         note="the operations alone, for PyTorch",
+        widen=exported.widen,
     ),
     "aoti": Format(
         {"f32": _F32, "bf16": "bfloat16", "int8": _STATIC},
@@ -39,6 +42,7 @@ FORMATS: dict[str, Format] = {
         onnx.write,
         onnx.open_model,
         note="for ONNX Runtime: servers, browsers, phones",
+        widen=onnx.widen,
     ),
     "openvino": Format(
         {"f32": _F32, "bf16": "bfloat16, stored in half precision", "int8": _STATIC},
@@ -101,3 +105,18 @@ def parse_target(word: str) -> tuple[str, str]:
     if precision not in known:
         raise RequestError(f"--to {word}: {name} has no precision '{precision}'; it has {', '.join(known)}")
     return name, precision
+
+
+def check_takes(takes: Takes, targets: Iterable[tuple[str, str]], batch: int | None) -> None:
+    """Whether all formats of some (format, precision) pairs can take such images.
+
+    Raises:
+        RequestError: if one cannot, or more than one image of any size is asked for at once.
+    """
+    if takes == "prepared":
+        return
+    able = [name for name, form in FORMATS.items() if form.widen]
+    if unable := sorted({name for name, _ in targets if name not in able}):
+        raise RequestError(f"--input any: {', '.join(unable)} cannot resize images; expected of {', '.join(able)}")
+    if batch not in (None, 1):
+        raise RequestError(f"--input any --batch {batch}: sizes differ, so it is one image at once; leave out --batch")

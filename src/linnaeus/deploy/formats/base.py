@@ -8,17 +8,21 @@ from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from linnaeus.core.errors import EnvironmentFault, RequestError
+from linnaeus.core.preprocess import Preprocess
 from linnaeus.deploy.coverage import State
 from linnaeus.deploy.graph import Graph
 
 Pixels = NDArray[np.uint8]
 Run = Callable[[Pixels], NDArray[np.float32]]
 """(B, S, S, C) uint8 -> (B, K) float32 probabilities."""
+Takes = Literal["prepared", "any"]
+"""What images an artefact takes: resized and cropped to the network's size, or one of any size."""
 
 
 class Unrunnable(EnvironmentFault):
@@ -65,6 +69,8 @@ class Format:
         write: makes the files of an artefact in an empty folder, and says what became of each layer where it quantizes.
         open: loads the files of a precision; raises `Unrunnable`.
         note: what a person should know who chooses it.
+        widen: puts the resize and the crop before the network of an artefact in a folder, which takes one image then;
+            None where the format cannot.
     """
 
     precisions: Mapping[str, str]
@@ -76,6 +82,7 @@ class Format:
     write: Callable[[Job, Path], Mapping[str, State]]
     open: Callable[[Path, str], Run]
     note: str = ""
+    widen: Callable[[Path, Preprocess], None] | None = None
 
     def missing(self, precision: str | None = None) -> list[str]:
         """The packages that are not installed, of those that running takes, or writing a precision."""

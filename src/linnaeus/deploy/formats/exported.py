@@ -7,7 +7,10 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import nn
 
+from linnaeus.core.preprocess import Preprocess
+from linnaeus.deploy.anysize import Fit, capture_any
 from linnaeus.deploy.coverage import State
 from linnaeus.deploy.formats.base import Job, Pixels, Run, Unrunnable, first_line, quiet
 from linnaeus.deploy.graph import capture
@@ -21,6 +24,14 @@ def write(job: Job, folder: Path) -> Mapping[str, State]:
     with quiet():
         torch.export.save(capture(graph, job.batch), folder / FILE)
     return {}
+
+
+def widen(folder: Path, preprocess: Preprocess) -> None:
+    """Puts the resize and the crop before the program of one image in `model.pt2`."""
+    with quiet():
+        program = torch.export.load(folder / FILE).module()
+        whole = nn.Sequential(Fit(preprocess.geometry), program)
+        torch.export.save(capture_any(whole, preprocess.channels), folder / FILE)
 
 
 def open_model(folder: Path, _precision: str) -> Run:

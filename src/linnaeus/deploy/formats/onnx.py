@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from linnaeus.core.preprocess import Preprocess
+from linnaeus.deploy.anysize import Fit, capture_any
 from linnaeus.deploy.coverage import State, weighted
 from linnaeus.deploy.formats.base import Job, Pixels, Run, Unrunnable, first_line, quiet
 from linnaeus.deploy.graph import Graph, capture
@@ -55,6 +57,35 @@ def export(graph: Graph, batch: int | None, path: Path) -> None:
             verbose=False,
         )
     onnx.checker.check_model(path, full_check=True)
+
+
+def widen(folder: Path, preprocess: Preprocess) -> None:
+    """Puts the resize and the crop before the network of one image in `model.onnx`, which stays as it is."""
+    import onnx
+
+    network = onnx.load(folder / FILE)
+    (opset,) = (each.version for each in network.opset_import if each.domain == "")
+    with TemporaryDirectory(prefix="linnaeus-onnx-") as scratch, quiet():
+        path = Path(scratch) / FILE
+        torch.onnx.export(
+            capture_any(Fit(preprocess.geometry).eval(), preprocess.channels),
+            (),
+            path,
+            dynamo=True,
+            opset_version=opset,
+            input_names=["images"],
+            output_names=["prepared"],
+            external_data=False,
+            verbose=False,
+        )
+        fit = onnx.compose.add_prefix(onnx.load(path), "fit_")
+    fit.ir_version = network.ir_version
+    whole = onnx.compose.merge_models(fit, network, io_map=[("fit_prepared", "images")])
+    for node in whole.graph.node:
+        node.input[:] = ["images" if name == "fit_images" else name for name in node.input]
+    whole.graph.input[0].name = "images"
+    onnx.save(whole, folder / FILE)
+    onnx.checker.check_model(folder / FILE, full_check=True)
 
 
 def _quantize(job: Job, plain: Path, path: Path) -> dict[str, str]:
