@@ -155,7 +155,7 @@ def test_a_quantization_that_changes_nothing_is_refused(trained, monkeypatch):
 
 def test_other_images_can_be_judged_on_and_a_fixed_number_at_once_is_written_down(trained):
     attempt = exported(trained, "torchscript:f32", data=str(trained.parent / "dots"), batch=5)
-    assert attempt.verdict.passed
+    assert attempt.verdict.passed, attempt.verdict
     assert attempt.verdict.score.change.n == 120
     assert attempts(trained)["torchscript:f32"].verdict.score.change.n == 120
     loaded = load_artefact(trained / "exports" / "torchscript-f32")
