@@ -13,8 +13,8 @@ def keep_freed_memory() -> None:
     """From here on memory that is freed stays with the process. On Linux with the GNU C library, and nowhere else.
 
     It gives blocks of many megabytes back at once, and asks the system anew for those of the next layer, which come in
-    pages of 4 KiB, each cleared first. On a CPU that takes longer than to compute them: EfficientNet-Lite0 on 32 images
-    is three times as fast without it on a virtual machine. A process then stays as large as it ever was.
+    pages of 4 KiB, each cleared first. On a CPU that can take longer than to compute them (figures: `docs/log.md`).
+    A process then stays as large as it ever was.
 
     It holds for all of the process, so that commands call it and the library never does. Someone's own choice, by
     variables of the environment, is left alone.
